@@ -1,0 +1,1 @@
+//! The Kubernetes API as data: one schema table, kinds, defaults, validation, patches, selectors, quantities, tables, content types. Pure.

@@ -1,0 +1,1 @@
+//! The Kubernetes API over HTTP: discovery, authentication, authorisation, admission, watch, subresources.

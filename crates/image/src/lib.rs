@@ -1,0 +1,1 @@
+//! OCI images: registries, mirrors, authentication, import, verification, unpacking, layers, collection.

@@ -1,0 +1,1 @@
+//! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.

@@ -1,0 +1,1 @@
+//! The Pod network: bridge, IPAM, nftables, host ports.

@@ -1,0 +1,1 @@
+//! The CRI services over images, network and shims.

@@ -1,0 +1,1 @@
+//! Filters and scores by what nodes declare; binds through the API.

@@ -1,0 +1,1 @@
+//! A revisioned key-value store with watch and compaction, embedded in one redb file.

@@ -1,0 +1,1 @@
+//! Whole-system tests: the real `kubectl` against the real binary.
