@@ -1,0 +1,181 @@
+//! The ways a CRI client reaches a CRI server: a Unix socket, or pipes in memory for one process that is both.
+//! Both carry the same gRPC, so nothing above can tell them apart.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::v1::image_service_server::{ImageService, ImageServiceServer};
+use crate::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+
+/// Largest message in either direction, in bytes (16 MiB, as the kubelet and the known runtimes have it).
+pub const MESSAGE_LIMIT: usize = 16 * 1024 * 1024;
+
+/// Bytes that one in-memory connection buffers in each direction.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// In-memory connections that may wait to be accepted.
+const BACKLOG: usize = 16;
+
+/// How long a client waits for a connection to a Unix socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a CRI socket cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another server answers there.
+    #[error("listen on {path}: another CRI server answers there; stop it or choose another socket")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The path is something else than a socket.
+    #[error("listen on {path}: the path exists and is no socket; move it away or choose another socket")]
+    NotASocket {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("listen on {path}: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a CRI socket cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to the CRI socket {path}: {source}; is the runtime running and is this its endpoint?")]
+pub struct ConnectError {
+    path: PathBuf,
+    source: tonic::transport::Error,
+}
+
+/// Why a CRI server ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[error("serve CRI: {0}")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// Opens a Unix socket at `path` (mode 0600), in place of one that nobody answers.
+///
+/// # Errors
+/// When another server answers there, something else lies there, or the system refuses.
+pub async fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
+    let io_error = |source| BindError::Io { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(io_error)?;
+    }
+    remove_dead_socket(path).await?;
+    let listener = UnixListener::bind(path).map_err(io_error)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .map_err(|error| io_error(error.into()))?;
+    Ok(listener)
+}
+
+async fn remove_dead_socket(path: &Path) -> Result<(), BindError> {
+    use std::os::unix::fs::FileTypeExt as _;
+
+    let io_error = |source| BindError::Io { path: path.to_owned(), source };
+    let kind = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(io_error)?.file_type(),
+    };
+    if !kind.is_socket() {
+        return Err(BindError::NotASocket { path: path.to_owned() });
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(BindError::InUse { path: path.to_owned() });
+    }
+    std::fs::remove_file(path).map_err(io_error)
+}
+
+/// Connects to the CRI server at the Unix socket `path`. The channel reconnects by itself later.
+///
+/// # Errors
+/// When nobody answers within 5 seconds.
+pub async fn connect_unix(path: &Path) -> Result<Channel, ConnectError> {
+    let socket = path.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| ConnectError { path: path.to_owned(), source })
+}
+
+/// A transport within this process: give the first to [`serve`], the second to clients.
+pub fn in_memory() -> (InMemoryIncoming, Channel) {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let connector = tower::service_fn(move |_| {
+        let sender = sender.clone();
+        async move {
+            let (client, server) = tokio::io::duplex(PIPE_BYTES);
+            let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
+            sender.send(server).await.map_err(refused)?;
+            Ok::<_, io::Error>(TokioIo::new(client))
+        }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+    (InMemoryIncoming { receiver }, channel)
+}
+
+/// The connections that clients of [`in_memory`] open.
+#[derive(Debug)]
+pub struct InMemoryIncoming {
+    receiver: mpsc::Receiver<DuplexStream>,
+}
+
+impl Stream for InMemoryIncoming {
+    type Item = io::Result<DuplexStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(context).map(|connection| connection.map(Ok))
+    }
+}
+
+/// Serves both services on every connection of `incoming` until `shutdown`, then lets calls in flight end.
+///
+/// # Errors
+/// When the transport fails as a whole; a broken connection ends alone.
+pub async fn serve<R, I, S, C>(
+    runtime: R,
+    image: I,
+    incoming: S,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError>
+where
+    R: RuntimeService,
+    I: ImageService,
+    S: Stream<Item = io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+{
+    let runtime = RuntimeServiceServer::new(runtime)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let image = ImageServiceServer::new(image)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    Server::builder()
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The same calls over both transports.
+
+#![expect(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use cri::v1::image_service_server::ImageService;
+use cri::v1::runtime_service_server::RuntimeService;
+use cri::v1::{AuthConfig, ListImagesRequest, VersionRequest, VersionResponse};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+struct Echo;
+
+#[tonic::async_trait]
+impl RuntimeService for Echo {
+    async fn version(&self, request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        Ok(Response::new(VersionResponse { version: request.into_inner().version, ..Default::default() }))
+    }
+}
+
+impl ImageService for Echo {}
+
+async fn answers(channel: Channel) {
+    let large = "x".repeat(5 * 1024 * 1024);
+    let request = VersionRequest { version: large.clone() };
+    let version = cri::runtime_client(channel.clone()).version(request).await.unwrap().into_inner().version;
+    assert!(version == large, "a message of 5 MiB comes back whole");
+    let status = cri::image_client(channel).list_images(ListImagesRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("`list_images`"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn a_client_in_the_same_process_calls_through_memory() {
+    let (incoming, channel) = cri::in_memory();
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(cri::serve(Echo, Echo, incoming, shutdown.clone()));
+    answers(channel).await;
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_calls_through_a_unix_socket_that_only_its_owner_may_open() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/cri.sock");
+    let listener = cri::bind_unix(&path).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(cri::serve(Echo, Echo, UnixListenerStream::new(listener), shutdown.clone()));
+    answers(cri::connect_unix(&path).await.unwrap()).await;
+    assert!(matches!(cri::bind_unix(&path).await, Err(cri::BindError::InUse { .. })));
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+    cri::bind_unix(&path).await.expect("a socket that nobody answers is replaced");
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cri.sock");
+    std::fs::write(&path, "mine").unwrap();
+    assert!(matches!(cri::bind_unix(&path).await, Err(cri::BindError::NotASocket { .. })));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn a_missing_socket_is_named_in_the_error() {
+    let error = cri::connect_unix(Path::new("/nonexistent/cri.sock")).await.unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/cri.sock"), "{error}");
+}
+
+#[test]
+fn credentials_are_never_in_debug_output() {
+    let auth = AuthConfig { username: "u".into(), password: "hunter2".into(), ..Default::default() };
+    assert!(!format!("{auth:?}").contains("hunter2"));
+}
