@@ -1,1 +1,155 @@
-//! A revisioned key-value store with watch and compaction, embedded in one redb file.
+//! A revisioned key-value store: every write gets the next revision, and every change after a revision can be
+//! followed. This crate knows nothing of Kubernetes; it stores bytes under text keys.
+//!
+//! [`Store`] keeps everything in one redb file. [`Storage`] is what callers depend on, so that another engine
+//! (etcd) can stand behind it. It refuses to guess: a write says what it expects to find, and a second process
+//! that opens the same file gets an error that says so.
+
+mod embedded;
+mod error;
+mod table;
+mod writer;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use embedded::{Store, StoreOptions};
+pub use error::{CommitError, FollowError, StoreError};
+
+/// The number of a write. The first write of a store has revision 1; revisions only rise, also across a crash.
+pub type Revision = u64;
+
+/// One key as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Arc<str>,
+    /// The revision of the write that made this value.
+    pub revision: Revision,
+    /// The value as it was given.
+    pub value: Bytes,
+}
+
+/// The entries of one [`Storage::range`], in key order, and the store's revision when they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The store's revision of this listing.
+    pub revision: Revision,
+    /// The entries, in key order.
+    pub entries: Vec<Entry>,
+}
+
+/// What a write expects to find under its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The key has no value.
+    Absent,
+    /// The key's value has exactly this revision.
+    Revision(Revision),
+    /// Whatever is there.
+    Any,
+}
+
+/// What a write does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Sets the value.
+    Put(Bytes),
+    /// Removes the key. Removing a key that isn't there changes nothing and takes no revision.
+    Delete,
+}
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// After the disk has it.
+    Synced,
+    /// At once. A crash can lose it (up to about ten seconds of writes), together with all later relaxed writes,
+    /// but never a synced one and never so that a revision is given out twice.
+    Relaxed,
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The key.
+    pub key: String,
+    /// What must be there now.
+    pub expect: Expect,
+    /// What to do.
+    pub op: Op,
+    /// When it is done.
+    pub durability: Durability,
+}
+
+/// One change, as followers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The revision that this change made.
+    pub revision: Revision,
+    /// The key.
+    pub key: Arc<str>,
+    /// The new value; `None` when the key was removed.
+    pub value: Option<Bytes>,
+    /// The value before, with its revision; `None` when the key was new.
+    pub previous: Option<(Revision, Bytes)>,
+}
+
+/// Takes changes in the order of their revisions, each exactly once.
+///
+/// It is called before the writers of those changes learn that their writes are done: whoever sees a commit's
+/// revision can read it back from whatever its sinks built. It must not block.
+pub trait Sink: Send {
+    /// Takes the changes of one group commit, or of the history that comes first.
+    fn take(&mut self, changes: &[Change]);
+}
+
+impl<F: FnMut(&[Change]) + Send> Sink for F {
+    fn take(&mut self, changes: &[Change]) {
+        self(changes);
+    }
+}
+
+/// A future that a [`Storage`] method returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the API server needs of a store.
+pub trait Storage: Send + Sync + std::fmt::Debug {
+    /// The entry of a key, if it has one. Reads from disk or its cache; it can block for milliseconds.
+    ///
+    /// # Errors
+    /// When the engine can't be read.
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// Up to `limit` entries (0: all) whose keys begin with `prefix` and come after `start_after`.
+    ///
+    /// # Errors
+    /// When the engine can't be read.
+    fn range(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Listing, StoreError>;
+
+    /// Makes one write and returns its revision once it is as durable as asked and all sinks have seen it.
+    /// A caller that drops the future may or may not have written.
+    fn commit(&self, write: Write) -> BoxFuture<'_, Result<Revision, CommitError>>;
+
+    /// Gives `sink` every change after revision `after`: first those of the past, then each new one.
+    ///
+    /// # Errors
+    /// [`FollowError::Compacted`] when that past is gone, [`FollowError::Future`] when `after` has not been yet.
+    fn follow(&self, after: Revision, sink: Box<dyn Sink>) -> BoxFuture<'_, Result<(), FollowError>>;
+
+    /// Forgets the history up to and including `revision`. Values stay.
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The revision of the newest write that is done.
+    fn revision(&self) -> Revision;
+
+    /// The newest revision from which history can no longer be followed completely: [`Storage::follow`] works for
+    /// this one and newer ones.
+    fn floor(&self) -> Revision;
+
+    /// The engine's size on disk, in bytes.
+    fn size(&self) -> u64;
+}
