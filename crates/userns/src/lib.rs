@@ -14,6 +14,7 @@ mod range;
 mod record;
 mod recover;
 mod subid;
+mod uid;
 
 pub use ledger::{AdoptError, AllocateError, Holder, Ledger, Reservation};
 pub use owner::{Account, Entry, Ownership, Snapshot};
@@ -22,26 +23,4 @@ pub use range::{IdRange, MAX_HOST_ID, RangeError};
 pub use record::{IdMapping, IdMappings, Record, RecordDefect, RecordError, encode};
 pub use recover::{Finding, LiveSandbox, OnDisk, Recovery, plan_recovery};
 pub use subid::{SubIdEntry, SubIdError, parse_accounts, parse_getsubids, parse_subids, subids_of};
-
-/// A Pod's UID, as it names the Pod's directory below `/var/lib/kubelet/pods`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodUid(String);
-
-impl PodUid {
-    /// Takes a UID that can name one directory: not empty, no `/`, no NUL, not `.` or `..`, at most 253 bytes.
-    pub fn new(uid: &str) -> Option<Self> {
-        let fits = !uid.is_empty() && uid.len() <= 253 && uid != "." && uid != "..";
-        (fits && !uid.contains(['/', '\0'])).then(|| Self(uid.to_owned()))
-    }
-
-    /// The UID as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for PodUid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use uid::{BadPodUid, PodUid};

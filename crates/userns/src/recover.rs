@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn pod(name: &str) -> PodUid {
-        PodUid::new(name).unwrap()
+        PodUid::parse(name).unwrap()
     }
 
     fn record(name: &str, range: IdRange) -> OnDisk {
