@@ -1,1 +1,9 @@
 //! The Kubernetes API as data: one schema table, kinds, defaults, validation, patches, selectors, quantities, tables, content types. Pure.
+
+pub mod discovery;
+pub mod feature;
+pub mod kind;
+pub mod status;
+pub mod table;
+pub mod time;
+pub mod validation;

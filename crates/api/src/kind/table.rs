@@ -1,0 +1,243 @@
+//! The table of kinds. A kind adds a row here, and a module only where it has rules of its own.
+
+use serde_json::Value;
+
+use super::{Ctx, Grace, Kind, Subresource};
+use crate::table;
+use crate::validation::FieldErrors;
+
+const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const CREATE: &[&str] = &["create"];
+const STATUS: &[&str] = &["get", "patch", "update"];
+const STREAM: &[&str] = &["create", "get"];
+
+const V1: (&str, &str) = ("", "v1");
+
+fn same(_: &mut Value) {}
+
+/// What a kind is that says nothing of itself.
+const PLAIN: Kind = Kind {
+    group: V1.0,
+    version: V1.1,
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    verbs: ALL,
+    subresources: &[],
+    type_name: "",
+    has_status: false,
+    store_prefix: "",
+    default: same,
+    prepare_create: |_, _| {},
+    prepare_update: |_, _, _| {},
+    prepare_status: |_, _, _| {},
+    validate: |_: &Value, _: &Ctx| FieldErrors::new(),
+    validate_update: |_, _, _| FieldErrors::new(),
+    validate_status: |_, _, _| FieldErrors::new(),
+    warnings: |_, _| Vec::new(),
+    grace: |_, _| Grace::None,
+    columns: table::PLAIN_COLUMNS,
+    row: table::plain_row,
+    row_conditions: |_| Vec::new(),
+    selectable_fields: &[],
+    to_stored: same,
+    from_stored: same,
+};
+
+/// A kind that is asked and answered, never stored.
+const REVIEW: Kind = Kind { verbs: CREATE, namespaced: false, ..PLAIN };
+
+const fn sub(
+    name: &'static str,
+    kind: &'static str,
+    verbs: &'static [&'static str],
+    type_name: &'static str,
+) -> Subresource {
+    Subresource { name, kind, group_version: None, verbs, type_name }
+}
+
+static KINDS: &[Kind] = &[
+    Kind {
+        kind: "Binding",
+        plural: "bindings",
+        singular: "binding",
+        verbs: CREATE,
+        type_name: "io.k8s.api.core.v1.Binding",
+        ..PLAIN
+    },
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        type_name: "io.k8s.api.core.v1.ConfigMap",
+        store_prefix: "configmaps",
+        ..PLAIN
+    },
+    Kind {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        type_name: "io.k8s.api.core.v1.Event",
+        store_prefix: "events",
+        ..PLAIN
+    },
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: &["ns"],
+        namespaced: false,
+        verbs: NO_COLLECTION,
+        subresources: &[
+            sub("finalize", "Namespace", &["update"], "io.k8s.api.core.v1.Namespace"),
+            sub("status", "Namespace", STATUS, "io.k8s.api.core.v1.Namespace"),
+        ],
+        type_name: "io.k8s.api.core.v1.Namespace",
+        has_status: true,
+        store_prefix: "namespaces",
+        ..PLAIN
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        namespaced: false,
+        subresources: &[sub("status", "Node", STATUS, "io.k8s.api.core.v1.Node")],
+        type_name: "io.k8s.api.core.v1.Node",
+        has_status: true,
+        store_prefix: "minions",
+        ..PLAIN
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: POD_SUBRESOURCES,
+        type_name: "io.k8s.api.core.v1.Pod",
+        has_status: true,
+        store_prefix: "pods",
+        ..PLAIN
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        singular: "secret",
+        type_name: "io.k8s.api.core.v1.Secret",
+        store_prefix: "secrets",
+        ..PLAIN
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        subresources: &[Subresource {
+            name: "token",
+            kind: "TokenRequest",
+            group_version: Some(("authentication.k8s.io", "v1")),
+            verbs: CREATE,
+            type_name: "io.k8s.api.authentication.v1.TokenRequest",
+        }],
+        type_name: "io.k8s.api.core.v1.ServiceAccount",
+        store_prefix: "serviceaccounts",
+        ..PLAIN
+    },
+    Kind {
+        group: "events.k8s.io",
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        type_name: "io.k8s.api.events.v1.Event",
+        store_prefix: "events",
+        ..PLAIN
+    },
+    Kind {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        type_name: "io.k8s.api.authentication.v1.SelfSubjectReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        type_name: "io.k8s.api.authentication.v1.TokenReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        namespaced: true,
+        type_name: "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        type_name: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        type_name: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        type_name: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        ..REVIEW
+    },
+    Kind {
+        group: "coordination.k8s.io",
+        kind: "Lease",
+        plural: "leases",
+        singular: "lease",
+        type_name: "io.k8s.api.coordination.v1.Lease",
+        store_prefix: "leases",
+        ..PLAIN
+    },
+];
+
+const POD_SUBRESOURCES: &[Subresource] = &[
+    sub("attach", "PodAttachOptions", STREAM, ""),
+    sub("binding", "Binding", CREATE, "io.k8s.api.core.v1.Binding"),
+    Subresource {
+        name: "eviction",
+        kind: "Eviction",
+        group_version: Some(("policy", "v1")),
+        verbs: CREATE,
+        type_name: "io.k8s.api.policy.v1.Eviction",
+    },
+    sub("exec", "PodExecOptions", STREAM, ""),
+    sub("log", "Pod", &["get"], ""),
+    sub("portforward", "PodPortForwardOptions", STREAM, ""),
+    sub("status", "Pod", STATUS, "io.k8s.api.core.v1.Pod"),
+];
+
+/// All kinds: the core group first, then the groups in the order of upstream's priorities, each sorted by plural name.
+pub fn kinds() -> &'static [Kind] {
+    KINDS
+}
