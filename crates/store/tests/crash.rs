@@ -1,5 +1,7 @@
 //! SIGKILL at random moments: no synced write is lost, no revision is given out twice.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at its first surprise")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The store against a model, through random writes, compactions and reopenings.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at its first surprise")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -171,7 +173,7 @@ async fn run(steps: Vec<Step>) {
     }
     compare(&store, &model).await;
     drop(store);
-    compare(&*Store::open(&path, &StoreOptions::default()).unwrap(), &model).await;
+    compare(&Store::open(&path, &StoreOptions::default()).unwrap(), &model).await;
 }
 
 /// Starts all commits in order, then waits for all: they reach the writer as one group.
