@@ -1,1 +1,12 @@
 //! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.
+
+mod clock;
+mod env;
+mod object;
+mod pod;
+mod quantity;
+mod uid;
+
+pub use clock::Clock;
+pub use env::ApiService;
+pub use uid::{BadPodUid, PodUid};

@@ -1,0 +1,245 @@
+//! A container's environment, command and arguments, planned from the spec and the objects it refers to.
+
+pub(crate) mod downward;
+pub(crate) mod expansion;
+
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Pod};
+
+use crate::object::{MissingObject, Snapshot};
+use crate::quantity::Amounts;
+use downward::{DownwardError, PodAddresses};
+
+/// Where Pods reach the API: what `KUBERNETES_SERVICE_*` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiService {
+    /// The service's address as Pods see it, usually `10.96.0.1`.
+    pub host: String,
+    /// The service's port as Pods see it, usually 443.
+    pub port: u16,
+}
+
+/// What the environment of one container is planned from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EnvInput<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) addresses: &'a PodAddresses,
+    pub(crate) objects: &'a Snapshot,
+    pub(crate) api_service: &'a ApiService,
+    pub(crate) allocatable: &'a Amounts,
+}
+
+/// The planned environment, and the keys that could not become variable names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Environment {
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) skipped: Vec<SkippedKeys>,
+}
+
+/// Keys of an `envFrom` source that are no variable names; reported as an event, never fatal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SkippedKeys {
+    pub(crate) keys: Vec<String>,
+    pub(crate) kind: &'static str,
+    pub(crate) object: String,
+}
+
+/// Why a container's environment cannot be made. Shown as `CreateContainerConfigError`.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum EnvError {
+    #[error(transparent)]
+    MissingObject(#[from] MissingObject),
+    #[error("couldn't find key {key} in {kind} {object}")]
+    MissingKey { key: String, kind: &'static str, object: String },
+    #[error(transparent)]
+    Downward(#[from] DownwardError),
+    #[error(
+        "variable {0}: `fileKeyRef` is not supported by this node; use `configMapKeyRef` or `secretKeyRef`"
+    )]
+    FileKey(String),
+}
+
+impl Environment {
+    fn set(&mut self, name: &str, value: String) {
+        match self.variables.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => self.variables.push((name.to_owned(), value)),
+        }
+    }
+
+    /// The value of a variable, if it is set.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Plans the variables of `container` in upstream's order: `envFrom`, `env`, then service variables not yet set.
+pub(crate) fn plan_environment(input: EnvInput<'_>, container: &Container) -> Result<Environment, EnvError> {
+    let mut environment = Environment::default();
+    for source in container.env_from.iter().flatten() {
+        add_source(input, source, &mut environment)?;
+    }
+    let services = service_variables(input.api_service);
+    for variable in container.env.iter().flatten() {
+        if let Some(value) = resolve(input, container, variable, &environment, &services)? {
+            environment.set(&variable.name, value);
+        }
+    }
+    for (name, value) in services {
+        if environment.get(&name).is_none() {
+            environment.set(&name, value);
+        }
+    }
+    Ok(environment)
+}
+
+/// The command or arguments with `$(NAME)` references to the environment expanded.
+pub(crate) fn plan_arguments(arguments: Option<&Vec<String>>, environment: &Environment) -> Vec<String> {
+    let lookup = |name: &str| environment.get(name).map(str::to_owned);
+    arguments.into_iter().flatten().map(|argument| expansion::expand(argument, lookup)).collect()
+}
+
+/// The variables that tell a Pod where the API is, in the form of Docker links.
+pub(crate) fn service_variables(service: &ApiService) -> Vec<(String, String)> {
+    let (host, port) = (&service.host, service.port);
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let url = format!("tcp://{bracketed}:{port}");
+    let own = |name: String, value: &str| (name, value.to_owned());
+    let port_text = port.to_string();
+    vec![
+        own("KUBERNETES_SERVICE_HOST".into(), host),
+        own("KUBERNETES_SERVICE_PORT".into(), &port_text),
+        own("KUBERNETES_SERVICE_PORT_HTTPS".into(), &port_text),
+        own("KUBERNETES_PORT".into(), &url),
+        own(format!("KUBERNETES_PORT_{port}_TCP"), &url),
+        own(format!("KUBERNETES_PORT_{port}_TCP_PROTO"), "tcp"),
+        own(format!("KUBERNETES_PORT_{port}_TCP_PORT"), &port_text),
+        own(format!("KUBERNETES_PORT_{port}_TCP_ADDR"), host),
+    ]
+}
+
+fn add_source(input: EnvInput<'_>, source: &EnvFromSource, out: &mut Environment) -> Result<(), EnvError> {
+    let prefix = source.prefix.as_deref().unwrap_or_default();
+    if let Some(reference) = &source.config_map_ref {
+        match input.objects.config_map(&reference.name) {
+            Ok(map) => {
+                let data = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.clone()));
+                add_keys(input, ("configMap", &reference.name), prefix, data, out);
+            }
+            Err(_) if reference.optional == Some(true) => {}
+            Err(missing) => return Err(missing.into()),
+        }
+    }
+    if let Some(reference) = &source.secret_ref {
+        match input.objects.secret(&reference.name) {
+            Ok(secret) => {
+                let data = secret.data.iter().flatten();
+                let data =
+                    data.map(|(key, value)| (key.as_str(), String::from_utf8_lossy(&value.0).into_owned()));
+                add_keys(input, ("secret", &reference.name), prefix, data, out);
+            }
+            Err(_) if reference.optional == Some(true) => {}
+            Err(missing) => return Err(missing.into()),
+        }
+    }
+    Ok(())
+}
+
+fn add_keys<'a>(
+    input: EnvInput<'_>,
+    (kind, name): (&'static str, &str),
+    prefix: &str,
+    data: impl Iterator<Item = (&'a str, String)>,
+    out: &mut Environment,
+) {
+    let mut skipped = Vec::new();
+    for (key, value) in data {
+        let variable = format!("{prefix}{key}");
+        if is_variable_name(&variable) {
+            out.set(&variable, value);
+        } else {
+            skipped.push(variable);
+        }
+    }
+    if !skipped.is_empty() {
+        let object = format!("{}/{name}", input.pod.metadata.namespace.as_deref().unwrap_or_default());
+        out.skipped.push(SkippedKeys { keys: skipped, kind, object });
+    }
+}
+
+/// Printable ASCII without `=`, as the API accepts since v1.34.
+fn is_variable_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=')
+}
+
+fn resolve(
+    input: EnvInput<'_>,
+    container: &Container,
+    variable: &EnvVar,
+    known: &Environment,
+    services: &[(String, String)],
+) -> Result<Option<String>, EnvError> {
+    if let Some(source) = &variable.value_from {
+        return resolve_source(input, container, &variable.name, source);
+    }
+    let service =
+        |name: &str| services.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let lookup = |name: &str| known.get(name).map(str::to_owned).or_else(|| service(name));
+    Ok(Some(expansion::expand(variable.value.as_deref().unwrap_or_default(), lookup)))
+}
+
+fn resolve_source(
+    input: EnvInput<'_>,
+    container: &Container,
+    variable: &str,
+    source: &EnvVarSource,
+) -> Result<Option<String>, EnvError> {
+    let object =
+        |name: &str| format!("{}/{name}", input.pod.metadata.namespace.as_deref().unwrap_or_default());
+    if let Some(field) = &source.field_ref {
+        return Ok(Some(downward::env_field(input.pod, input.addresses, &field.field_path)?));
+    }
+    if let Some(selector) = &source.resource_field_ref {
+        let value = downward::resource_field(input.pod, Some(&container.name), selector, input.allocatable)?;
+        return Ok(Some(value));
+    }
+    if let Some(key) = &source.config_map_key_ref {
+        let optional = key.optional == Some(true);
+        let map = match input.objects.config_map(&key.name) {
+            Err(_) if optional => return Ok(None),
+            other => other?,
+        };
+        let value = map.data.as_ref().and_then(|data| data.get(&key.key)).cloned();
+        return found_or(value, optional, &key.key, "ConfigMap", object(&key.name));
+    }
+    if let Some(key) = &source.secret_key_ref {
+        let optional = key.optional == Some(true);
+        let secret = match input.objects.secret(&key.name) {
+            Err(_) if optional => return Ok(None),
+            other => other?,
+        };
+        let value = secret.data.as_ref().and_then(|data| data.get(&key.key));
+        let value = value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+        return found_or(value, optional, &key.key, "Secret", object(&key.name));
+    }
+    if source.file_key_ref.is_some() {
+        return Err(EnvError::FileKey(variable.to_owned()));
+    }
+    Ok(Some(String::new()))
+}
+
+fn found_or(
+    value: Option<String>,
+    optional: bool,
+    key: &str,
+    kind: &'static str,
+    object: String,
+) -> Result<Option<String>, EnvError> {
+    match value {
+        Some(value) => Ok(Some(value)),
+        None if optional => Ok(None),
+        None => Err(EnvError::MissingKey { key: key.to_owned(), kind, object }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
