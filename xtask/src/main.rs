@@ -4,9 +4,11 @@ use std::error::Error;
 use std::process::ExitCode;
 
 mod cri;
+mod schema;
 
 fn main() -> ExitCode {
-    match run(std::env::args().nth(1).as_deref()) {
+    let mut words = std::env::args().skip(1);
+    match run(words.next().as_deref(), words.next().as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&*error);
@@ -15,10 +17,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Option<&str>) -> Result<(), Box<dyn Error>> {
+fn run(command: Option<&str>, option: Option<&str>) -> Result<(), Box<dyn Error>> {
     match command {
         Some("cri") => cri::run(),
-        other => Err(format!("unknown command {other:?}; known: cri").into()),
+        Some("schema") => Ok(schema::run(option == Some("--check"))?),
+        other => Err(format!("unknown command {other:?}; known: cri, schema").into()),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod discovery;
 pub mod feature;
 pub mod kind;
+pub mod schema;
 pub mod status;
 pub mod table;
 pub mod time;
