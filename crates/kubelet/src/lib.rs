@@ -2,6 +2,7 @@
 
 mod clock;
 mod env;
+pub mod idspace;
 mod object;
 mod pod;
 mod quantity;

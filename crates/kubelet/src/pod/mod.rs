@@ -3,4 +3,6 @@
 pub(crate) mod backoff;
 pub(crate) mod observed;
 pub(crate) mod plan;
+pub(crate) mod resource;
 pub(crate) mod restart;
+pub(crate) mod status;

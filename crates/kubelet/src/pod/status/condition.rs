@@ -1,0 +1,158 @@
+//! A Pod's conditions, in the order that users know from `kubectl describe`. Conditions of others are kept.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
+
+use super::StatusInput;
+use super::container::ContainerStatuses;
+use super::phase::Phase;
+use crate::clock::api_time;
+
+const READY_TO_START: &str = "PodReadyToStartContainers";
+const INITIALIZED: &str = "Initialized";
+const READY: &str = "Ready";
+const CONTAINERS_READY: &str = "ContainersReady";
+const SCHEDULED: &str = "PodScheduled";
+
+/// A condition before times are added.
+struct Claim {
+    type_: &'static str,
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Claim {
+    fn holds(type_: &'static str) -> Self {
+        Self { type_, holds: true, reason: None, message: None }
+    }
+
+    fn fails(type_: &'static str, reason: &'static str, message: Option<String>) -> Self {
+        Self { type_, holds: false, reason: Some(reason), message }
+    }
+}
+
+/// Plans all conditions: the kubelet's own first, then those that others wrote.
+pub(crate) fn plan_conditions(
+    input: StatusInput<'_>,
+    phase: Phase,
+    statuses: &ContainerStatuses,
+) -> Vec<PodCondition> {
+    let containers_ready = containers_ready(phase, statuses);
+    let claims = [
+        ready_to_start(input),
+        initialized(input, phase, statuses),
+        ready(input, &containers_ready),
+        containers_ready,
+        Claim::holds(SCHEDULED),
+    ];
+    let is_own = |type_: &str| claims.iter().any(|claim| claim.type_ == type_);
+    let foreign: Vec<PodCondition> = input
+        .previous
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| !is_own(&condition.type_))
+        .cloned()
+        .collect();
+    claims.iter().map(|claim| with_times(input, claim)).chain(foreign).collect()
+}
+
+/// The time of the last change is kept as long as the status is the same.
+fn with_times(input: StatusInput<'_>, claim: &Claim) -> PodCondition {
+    let status = if claim.holds { "True" } else { "False" };
+    let before = input.previous.conditions.iter().flatten().find(|condition| condition.type_ == claim.type_);
+    let kept = before
+        .filter(|before| before.status == status)
+        .and_then(|before| before.last_transition_time.clone());
+    PodCondition {
+        type_: claim.type_.to_owned(),
+        status: status.to_owned(),
+        reason: claim.reason.map(str::to_owned),
+        message: claim.message.clone(),
+        last_transition_time: Some(kept.unwrap_or_else(|| api_time(input.now))),
+        last_probe_time: before.and_then(|before| before.last_probe_time.clone()),
+        observed_generation: input.pod.metadata.generation,
+    }
+}
+
+fn ready_to_start(input: StatusInput<'_>) -> Claim {
+    let has_address = |ips: &[String], host: bool| host || !ips.is_empty();
+    let ready = input.observed.ready_sandbox();
+    let holds = ready.is_some_and(|sandbox| has_address(&sandbox.ips, sandbox.uses_host_network));
+    Claim { type_: READY_TO_START, holds, reason: None, message: None }
+}
+
+fn initialized(input: StatusInput<'_>, phase: Phase, statuses: &ContainerStatuses) -> Claim {
+    let spec = input.pod.spec.as_ref();
+    let is_sidecar = |name: &str| {
+        let mut containers = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        containers
+            .any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
+    };
+    let began = statuses.main.iter().any(|status| {
+        let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        running || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+    });
+    let incomplete: Vec<&str> = statuses
+        .init
+        .iter()
+        .filter(|status| if is_sidecar(&status.name) { status.started != Some(true) } else { !status.ready })
+        .map(|status| status.name.as_str())
+        .collect();
+    if phase == Phase::Succeeded {
+        return Claim { reason: Some("PodCompleted"), ..Claim::holds(INITIALIZED) };
+    }
+    if incomplete.is_empty() || began {
+        return Claim::holds(INITIALIZED);
+    }
+    let text = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Claim::fails(INITIALIZED, "ContainersNotInitialized", Some(text))
+}
+
+fn containers_ready(phase: Phase, statuses: &ContainerStatuses) -> Claim {
+    match phase {
+        Phase::Succeeded => return Claim::fails(CONTAINERS_READY, "PodCompleted", None),
+        Phase::Failed => return Claim::fails(CONTAINERS_READY, "PodFailed", None),
+        Phase::Pending | Phase::Running => {}
+    }
+    let name = |status: &ContainerStatus| status.name.clone();
+    let unready: Vec<String> = statuses.main.iter().filter(|status| !status.ready).map(name).collect();
+    if unready.is_empty() && !statuses.main.is_empty() {
+        return Claim::holds(CONTAINERS_READY);
+    }
+    let text = format!("containers with unready status: [{}]", unready.join(" "));
+    Claim::fails(CONTAINERS_READY, "ContainersNotReady", Some(text))
+}
+
+/// Ready when the containers are and every readiness gate holds.
+fn ready(input: StatusInput<'_>, containers_ready: &Claim) -> Claim {
+    if !containers_ready.holds {
+        return Claim {
+            type_: READY,
+            holds: false,
+            message: containers_ready.message.clone(),
+            ..*containers_ready
+        };
+    }
+    let gates = input.pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let conditions = || input.previous.conditions.iter().flatten();
+    let unmet: Vec<String> = gates
+        .filter_map(|gate| {
+            let type_ = &gate.condition_type;
+            match conditions().find(|condition| condition.type_ == *type_) {
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
+                }
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{type_}\" is not \"True\", but {}",
+                    condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if unmet.is_empty() {
+        return Claim::holds(READY);
+    }
+    Claim::fails(READY, "ReadinessGatesNotReady", Some(unmet.join(", ")))
+}

@@ -1,0 +1,214 @@
+//! The statuses of a Pod's containers: what runs, what ran before it, why something waits.
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, ContainerUser, LinuxContainerUser, Pod,
+};
+
+use super::StatusInput;
+use crate::clock::api_time;
+use crate::pod::observed::{ContainerRecord, Stage};
+use crate::pod::restart::is_sidecar;
+
+/// Exit code of a container whose real one nobody knows.
+const UNKNOWN_EXIT_CODE: i32 = 137;
+
+/// Statuses of both lists of the spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ContainerStatuses {
+    pub(crate) init: Vec<ContainerStatus>,
+    pub(crate) main: Vec<ContainerStatus>,
+}
+
+impl ContainerStatuses {
+    /// The status of an init container.
+    pub(crate) fn init(&self, name: &str) -> Option<&ContainerStatus> {
+        self.init.iter().find(|status| status.name == name)
+    }
+
+    /// The status of a main container.
+    pub(crate) fn main(&self, name: &str) -> Option<&ContainerStatus> {
+        self.main.iter().find(|status| status.name == name)
+    }
+}
+
+/// Plans the statuses: init containers in the spec's order, the others by name.
+pub(crate) fn plan_container_statuses(input: StatusInput<'_>) -> ContainerStatuses {
+    let Some(spec) = &input.pod.spec else { return ContainerStatuses::default() };
+    let init_list = spec.init_containers.as_deref().unwrap_or_default();
+    let init_before = input.previous.init_container_statuses.as_deref().unwrap_or_default();
+    let main_before = input.previous.container_statuses.as_deref().unwrap_or_default();
+    let waits = if init_list.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let init = init_list
+        .iter()
+        .map(|container| plan_one(input, container, find(init_before, container), "PodInitializing", true));
+    let main = spec
+        .containers
+        .iter()
+        .map(|container| plan_one(input, container, find(main_before, container), waits, false));
+    let mut statuses = ContainerStatuses { init: init.collect(), main: main.collect() };
+    statuses.main.sort_by(|a, b| a.name.cmp(&b.name));
+    statuses
+}
+
+fn find<'a>(list: &'a [ContainerStatus], container: &Container) -> Option<&'a ContainerStatus> {
+    list.iter().find(|status| status.name == container.name)
+}
+
+fn plan_one(
+    input: StatusInput<'_>,
+    container: &Container,
+    before: Option<&ContainerStatus>,
+    default_reason: &str,
+    is_init: bool,
+) -> ContainerStatus {
+    let mut history = input.observed.history(&container.name);
+    let mut status = match history.next() {
+        Some(latest) => from_records(input, container, latest, history.next(), before),
+        None => without_record(input, container, before, default_reason, is_init),
+    };
+    let finished = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    let init_is_done = is_init && !is_sidecar(container) && finished.is_some_and(|end| end.exit_code == 0);
+    let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    if let Some(waiting) =
+        input.waiting.get(&container.name).filter(|_| !running && !init_is_done && !input.has_ended)
+    {
+        if finished.is_some() {
+            status.last_state.clone_from(&status.state);
+        }
+        status.state = Some(waiting_state(&waiting.reason, &waiting.message));
+    }
+    status.started = Some(running);
+    status.ready =
+        if is_init && !is_sidecar(container) { init_is_done } else { running && !is_terminal(input) };
+    status
+}
+
+fn is_terminal(input: StatusInput<'_>) -> bool {
+    input.has_ended || input.failure.is_some()
+}
+
+fn from_records(
+    input: StatusInput<'_>,
+    container: &Container,
+    latest: &ContainerRecord,
+    older: Option<&ContainerRecord>,
+    before: Option<&ContainerStatus>,
+) -> ContainerStatus {
+    let state = state_of(input, latest);
+    let last_state = older
+        .filter(|record| record.stage == Stage::Exited)
+        .map(|record| state_of(input, record))
+        .or_else(|| before.and_then(|before| before.last_state.clone()))
+        .unwrap_or_default();
+    ContainerStatus {
+        name: container.name.clone(),
+        state: Some(state),
+        last_state: Some(last_state),
+        restart_count: latest.restart_count,
+        image: latest.image.clone(),
+        image_id: latest.image_id.clone(),
+        container_id: Some(container_id(input, latest)),
+        resources: container.resources.clone(),
+        user: latest.user.as_ref().map(|user| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: user.uid,
+                gid: user.gid,
+                supplemental_groups: Some(user.supplemental_groups.clone())
+                    .filter(|groups| !groups.is_empty()),
+            }),
+        }),
+        stop_signal: latest.stop_signal.clone(),
+        ..ContainerStatus::default()
+    }
+}
+
+fn container_id(input: StatusInput<'_>, record: &ContainerRecord) -> String {
+    format!("{}://{}", input.runtime, record.id)
+}
+
+fn state_of(input: StatusInput<'_>, record: &ContainerRecord) -> ContainerState {
+    let time = |at: Option<jiff::Timestamp>| at.map(api_time);
+    match record.stage {
+        Stage::Running => {
+            let started_at = time(record.started_at);
+            ContainerState {
+                running: Some(ContainerStateRunning { started_at }),
+                ..ContainerState::default()
+            }
+        }
+        Stage::Created => waiting_state("ContainerCreating", ""),
+        Stage::Exited => ended(ContainerStateTerminated {
+            exit_code: record.exit_code,
+            reason: Some(record.reason.clone()).filter(|text| !text.is_empty()),
+            message: Some(record.message.clone()).filter(|text| !text.is_empty()),
+            started_at: time(record.started_at),
+            finished_at: time(record.finished_at),
+            container_id: Some(container_id(input, record)),
+            signal: None,
+        }),
+        Stage::Unknown => ended(unknown_end("The container could not be located by the runtime")),
+    }
+}
+
+fn unknown_end(message: &str) -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        exit_code: UNKNOWN_EXIT_CODE,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some(message.to_owned()),
+        ..ContainerStateTerminated::default()
+    }
+}
+
+fn ended(terminated: ContainerStateTerminated) -> ContainerState {
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+fn waiting_state(reason: &str, message: &str) -> ContainerState {
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let waiting = ContainerStateWaiting { reason: text(reason), message: text(message) };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+/// The runtime knows no such container: it was never made, or it was collected or lost.
+fn without_record(
+    input: StatusInput<'_>,
+    container: &Container,
+    before: Option<&ContainerStatus>,
+    default_reason: &str,
+    is_init: bool,
+) -> ContainerStatus {
+    let fresh = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        state: Some(waiting_state(default_reason, "")),
+        last_state: Some(before.and_then(|before| before.last_state.clone()).unwrap_or_default()),
+        restart_count: before.map_or(0, |before| before.restart_count),
+        ..ContainerStatus::default()
+    };
+    let state_before = before.and_then(|before| before.state.as_ref());
+    let was_terminated = state_before.is_some_and(|state| state.terminated.is_some());
+    let was_running = state_before.is_some_and(|state| state.running.is_some());
+    let ends = input.has_ended || is_deleted(input.pod);
+    match before {
+        Some(before) if was_terminated && (ends || is_init) => before.clone(),
+        Some(before) if was_running && ends => {
+            let text = "The container could not be located when the pod was deleted.  The container used to be Running";
+            ContainerStatus { state: Some(ended(unknown_end(text))), ..before.clone() }
+        }
+        Some(before) if was_running => {
+            let text = "The container could not be located when the pod was terminated";
+            let restart_count = before.restart_count.saturating_add(1);
+            ContainerStatus { last_state: Some(ended(unknown_end(text))), restart_count, ..fresh }
+        }
+        _ if input.has_ended && !is_init => {
+            let text = "The container could not be located when the pod was terminated";
+            ContainerStatus { state: Some(ended(unknown_end(text))), ..fresh }
+        }
+        _ => fresh,
+    }
+}
+
+fn is_deleted(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
