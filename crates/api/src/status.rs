@@ -197,6 +197,16 @@ impl Status {
         Self::failure(403, "Forbidden", message).about(kind, name)
     }
 
+    /// 403 for a resource that this server does not know; `message` is the whole text.
+    pub fn forbidden_resource(group: &str, resource: &str, name: &str, message: &str) -> Self {
+        let mut status = Self::failure(403, "Forbidden", message);
+        status.has_details = true;
+        name.clone_into(&mut status.name);
+        group.clone_into(&mut status.group);
+        resource.clone_into(&mut status.kind);
+        status
+    }
+
     /// 403 for a path that belongs to no resource.
     pub fn forbidden_path(why: &str) -> Self {
         let mut status = Self::failure(403, "Forbidden", format!("forbidden: {why}"));
