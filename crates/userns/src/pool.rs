@@ -353,7 +353,7 @@ mod tests {
         let text = plan(65_536, 110, Some(range(65_536, 109 * 65_536))).unwrap_err().to_string();
         assert!(text.contains("109 usable blocks") && text.contains("maxPods is 110"), "{text}");
         plan(65_536, 110, Some(range(65_536, 110 * 65_536))).unwrap();
-        assert!(plan(33_554_432 * 2, 110, None).is_err());
+        plan(33_554_432 * 2, 110, None).unwrap_err();
     }
 
     #[test]

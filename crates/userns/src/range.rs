@@ -104,7 +104,7 @@ mod tests {
             IdRange::new(4_294_836_224, 262_144),
             Err(RangeError::PastEnd { first: 4_294_836_224, length: 262_144 })
         );
-        assert!(IdRange::new(u64::MAX, 2).is_err());
+        IdRange::new(u64::MAX, 2).unwrap_err();
         assert_eq!(IdRange::new(7, 0), Err(RangeError::Empty(7)));
     }
 

@@ -42,11 +42,18 @@ pub enum SubIdError {
     },
 }
 
-/// The entries of a sub-ID file. Empty lines and comments are passed over.
-///
-/// # Errors
-/// The first line that is not an entry.
-pub fn parse_subids(text: &str) -> Result<Vec<SubIdEntry>, SubIdError> {
+impl SubIdError {
+    /// The owner that the bad line names: a stranger's bad line is nobody's reason not to start.
+    pub fn owner(&self) -> Option<&str> {
+        match self {
+            Self::Line { line } | Self::Range { line, .. } => line.split(':').next(),
+            Self::NotOneRange { .. } | Self::GetsubidsLine { .. } => None,
+        }
+    }
+}
+
+/// The entries of a sub-ID file, each or what is wrong with it. Empty lines and comments are passed over.
+pub fn parse_subids(text: &str) -> Vec<Result<SubIdEntry, SubIdError>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(parse_line).collect()
 }
@@ -105,7 +112,8 @@ mod tests {
 
     #[test]
     fn debians_file_is_read() {
-        let entries = parse_subids("# made by useradd\nann:100000:65536\n\n1001:165536:65536\n").unwrap();
+        let text = "# made by useradd\nann:100000:65536\n\n1001:165536:65536\n";
+        let entries: Vec<_> = parse_subids(text).into_iter().map(Result::unwrap).collect();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].range.to_string(), "100000-165535");
         assert_eq!(subids_of(&entries, "bob", 1001).len(), 1);
@@ -114,10 +122,12 @@ mod tests {
 
     #[test]
     fn bad_lines_are_named() {
-        assert_eq!(parse_subids("ann:1").unwrap_err(), SubIdError::Line { line: "ann:1".into() });
-        assert!(parse_subids("ann:x:1").is_err());
-        assert!(parse_subids(":1:1").is_err());
-        let text = parse_subids("kubelet:327680:4294836224").unwrap_err().to_string();
+        let refusal = |text| parse_subids(text).remove(0).unwrap_err();
+        assert_eq!(refusal("ann:1"), SubIdError::Line { line: "ann:1".into() });
+        assert_eq!(refusal("ann:1").owner(), Some("ann"));
+        refusal("ann:x:1");
+        refusal(":1:1");
+        let text = refusal("kubelet:327680:4294836224").to_string();
         assert_eq!(
             text,
             "`kubelet:327680:4294836224`: the range of 4294836224 IDs from 327680 passes the last ID, 4294967295; correct the line"

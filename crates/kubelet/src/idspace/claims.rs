@@ -64,7 +64,8 @@ impl Claims {
         if now.iter().map(|(p, s)| (p, s)).eq(self.seen.iter().map(|(p, s, _)| (p, s))) {
             return Ok(None);
         }
-        let read = |(path, stamp): (PathBuf, Stamp)| read_claims(&path).map(|(_, claims)| (path, stamp, claims));
+        let read =
+            |(path, stamp): (PathBuf, Stamp)| read_claims(&path).map(|(_, claims)| (path, stamp, claims));
         self.seen = now.into_iter().map(read).collect::<io::Result<_>>()?;
         Ok(Some(self.seen.iter().flat_map(|(_, _, claims)| claims.clone()).collect()))
     }
@@ -203,7 +204,8 @@ mod tests {
 
     #[test]
     fn claims_are_lines_that_add_and_take_away() {
-        let ranges = net_claims("{\"root\":\"/\"}\n+ 131072 65536\n+ 196608 65536\n- 131072 65536\nnonsense\n+ 1\n");
+        let ranges =
+            net_claims("{\"root\":\"/\"}\n+ 131072 65536\n+ 196608 65536\n- 131072 65536\nnonsense\n+ 1\n");
         assert_eq!(ranges, [IdRange::new(196_608, 65_536).unwrap()]);
     }
 
@@ -222,7 +224,11 @@ mod tests {
         let claims = Claims::open(&dir.path().join("ids"), "me").unwrap();
         let lock = claims.lock().unwrap();
         let write = |name: &str, root: &str| {
-            fs::write(dir.path().join("ids").join(name), format!("{{\"root\":\"{root}\"}}\n+ 4000000000 65536\n")).unwrap();
+            fs::write(
+                dir.path().join("ids").join(name),
+                format!("{{\"root\":\"{root}\"}}\n+ 4000000000 65536\n"),
+            )
+            .unwrap();
         };
         write("gone", "/nonexistent-root");
         write("here", "/");

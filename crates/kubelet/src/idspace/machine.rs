@@ -11,6 +11,9 @@ use userns::{Account, IdRange, Machine, Reserved, SubIdEntry, SubIdError};
 /// The account whose subordinate IDs are the pool.
 const KUBELET: &str = "kubelet";
 
+/// The UID ranges and the GID ranges of an account.
+type Ranges = (Vec<IdRange>, Vec<IdRange>);
+
 /// Where the machine keeps what it says about IDs. Tests bring files of their own.
 #[derive(Clone, Debug)]
 pub struct MachineFiles {
@@ -79,20 +82,20 @@ impl MachineFiles {
     /// # Errors
     /// When a source can't be read or makes no sense; see [`MachineError`].
     pub fn read(&self) -> Result<Machine, MachineError> {
-        let (passwd, group) = (self.accounts("passwd")?, self.accounts("group")?);
-        let (subuid, subgid) = (self.subids("subuid")?, self.subids("subgid")?);
-        let uid = passwd.iter().find(|account| account.name == KUBELET).map(|account| account.id);
+        let (accounts, groups) = (self.accounts("passwd")?, self.accounts("group")?);
+        let uid = accounts.iter().find(|account| account.name == KUBELET).map(|account| account.id);
+        let (for_users, for_groups) = (self.subids("subuid", uid)?, self.subids("subgid", uid)?);
         let kubelet = match uid {
-            Some(uid) => self.kubelet_ranges(uid, &subuid, &subgid)?,
+            Some(uid) => self.kubelet_ranges(uid, &for_users, &for_groups)?,
             None => None,
         };
         let mut reserved = Vec::new();
-        for (file, entries) in [("subuid", &subuid), ("subgid", &subgid)] {
-            let others = entries.iter().filter(|e| !is_kubelets(e, uid));
+        for (file, entries) in [("subuid", &for_users), ("subgid", &for_groups)] {
+            let others = entries.iter().filter(|e| !is_kubelets(&e.owner, uid));
             reserved.extend(others.map(|e| given_to(e, &self.etc.join(file))));
         }
-        for (what, accounts) in [("account", &passwd), ("group", &group)] {
-            let high = accounts.iter().filter(|account| account.id > 65_535 && account.id < u32::MAX);
+        for (what, named) in [("account", &accounts), ("group", &groups)] {
+            let high = named.iter().filter(|account| account.id > 65_535 && account.id < u32::MAX);
             reserved.extend(high.map(|a| single(a.id, format!("the {what} `{}`", a.name))));
         }
         reserved.extend(self.systemd_ranges());
@@ -108,9 +111,20 @@ impl MachineFiles {
         Ok(accounts.into_iter().map(|(name, id)| Account { id, name }).collect())
     }
 
-    fn subids(&self, file: &str) -> Result<Vec<SubIdEntry>, MachineError> {
-        let text = self.text(file)?;
-        userns::parse_subids(&text).map_err(|cause| MachineError::Content { path: self.etc.join(file), cause })
+    /// The file's entries. A bad line of another user is named in the log and passed over.
+    fn subids(&self, file: &str, kubelet: Option<u32>) -> Result<Vec<SubIdEntry>, MachineError> {
+        let (text, path) = (self.text(file)?, self.etc.join(file));
+        let mut entries = Vec::new();
+        for entry in userns::parse_subids(&text) {
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(cause) if cause.owner().is_some_and(|owner| is_kubelets(owner, kubelet)) => {
+                    return Err(MachineError::Content { path, cause });
+                }
+                Err(cause) => tracing::warn!(file = %path.display(), %cause, "a line is passed over"),
+            }
+        }
+        Ok(entries)
     }
 
     /// A file's text; one that does not exist is empty.
@@ -126,21 +140,23 @@ impl MachineFiles {
     fn kubelet_ranges(
         &self,
         uid: u32,
-        subuid: &[SubIdEntry],
-        subgid: &[SubIdEntry],
-    ) -> Result<Option<(Vec<IdRange>, Vec<IdRange>)>, MachineError> {
+        for_users: &[SubIdEntry],
+        for_groups: &[SubIdEntry],
+    ) -> Result<Option<Ranges>, MachineError> {
         if let Some(source) = foreign_source(&self.text("nsswitch.conf")?) {
             let ask = |arguments: &[&str]| self.ask_getsubids(&source, arguments);
             return Ok(Some((vec![ask(&[KUBELET])?], vec![ask(&["-g", KUBELET])?])));
         }
-        let ranges = |entries| userns::subids_of(entries, KUBELET, uid).iter().map(|e| e.range).collect::<Vec<_>>();
-        let (uids, gids) = (ranges(subuid), ranges(subgid));
+        let ranges =
+            |entries| userns::subids_of(entries, KUBELET, uid).iter().map(|e| e.range).collect::<Vec<_>>();
+        let (uids, gids) = (ranges(for_users), ranges(for_groups));
         Ok((!uids.is_empty() || !gids.is_empty()).then_some((uids, gids)))
     }
 
     fn ask_getsubids(&self, source: &str, arguments: &[&str]) -> Result<IdRange, MachineError> {
         let output = Command::new(&self.getsubids).args(arguments).output();
-        let output = output.map_err(|cause| MachineError::NoGetsubids { source_name: source.to_owned(), cause })?;
+        let output =
+            output.map_err(|cause| MachineError::NoGetsubids { source_name: source.to_owned(), cause })?;
         if !output.status.success() {
             return Err(MachineError::Getsubids {
                 arguments: arguments.join(" "),
@@ -160,12 +176,13 @@ impl MachineFiles {
             let range = IdRange::new(name.parse().ok()?, 65_536).ok()?;
             Some(Reserved { range, owner: "a systemd-nspawn container".to_owned() })
         });
-        let registry = names(&self.run.join("systemd/nsresource/registry")).into_iter().filter_map(|(_, path)| {
-            let entry: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-            let number = |key: &str| entry.get(key).and_then(serde_json::Value::as_u64);
-            let range = IdRange::new(number("start")?, number("size")?).ok()?;
-            Some(Reserved { range, owner: "a user namespace of systemd-nsresourced".to_owned() })
-        });
+        let registry =
+            names(&self.run.join("systemd/nsresource/registry")).into_iter().filter_map(|(_, path)| {
+                let entry: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+                let number = |key: &str| entry.get(key).and_then(serde_json::Value::as_u64);
+                let range = IdRange::new(number("start")?, number("size")?).ok()?;
+                Some(Reserved { range, owner: "a user namespace of systemd-nsresourced".to_owned() })
+            });
         nspawn.chain(registry).collect()
     }
 }
@@ -174,8 +191,8 @@ fn single(id: u32, owner: String) -> Reserved {
     Reserved { range: IdRange::single(id), owner }
 }
 
-fn is_kubelets(entry: &SubIdEntry, uid: Option<u32>) -> bool {
-    uid.is_some_and(|uid| entry.owner == KUBELET || entry.owner == uid.to_string())
+fn is_kubelets(owner: &str, uid: Option<u32>) -> bool {
+    uid.is_some_and(|uid| owner == KUBELET || owner == uid.to_string())
 }
 
 fn given_to(entry: &SubIdEntry, file: &Path) -> Reserved {
@@ -239,7 +256,8 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    const KUBELET_PASSWD: (&str, &str) = ("etc/passwd", "root:x:0:0::/:/bin/sh\nkubelet:x:999:999::/:/bin/false\n");
+    const KUBELET_PASSWD: (&str, &str) =
+        ("etc/passwd", "root:x:0:0::/:/bin/sh\nkubelet:x:999:999::/:/bin/false\n");
     const LDAP: (&str, &str) = ("etc/nsswitch.conf", "passwd: files\nsubid: sss # remote\n");
 
     #[test]
@@ -268,7 +286,8 @@ mod tests {
             ("run/systemd/nspawn-uid/1048576", ""),
             ("run/systemd/nsresource/registry/n1.userns", r#"{"start":917504,"size":65536}"#),
         ]);
-        let owners: Vec<_> = files.read().unwrap().reserved.into_iter().map(|r| (r.range.first(), r.owner)).collect();
+        let owners: Vec<_> =
+            files.read().unwrap().reserved.into_iter().map(|r| (r.range.first(), r.owner)).collect();
         assert_eq!(owners.len(), 4);
         assert_eq!(owners[0], (200_000, "the account `big`".to_owned()));
         assert_eq!(owners[1], (300_000, "the group `bigger`".to_owned()));
