@@ -32,6 +32,7 @@ pub struct Status {
     uid: String,
     causes: Vec<Cause>,
     retry_after_seconds: u32,
+    continue_token: String,
     has_details: bool,
 }
 
@@ -47,6 +48,7 @@ impl Status {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_token: String::new(),
             has_details: false,
         }
     }
@@ -87,6 +89,13 @@ impl Status {
     pub const fn with_retry_after(mut self, seconds: u32) -> Self {
         self.has_details = true;
         self.retry_after_seconds = seconds;
+        self
+    }
+
+    /// Offers a token with which an expired list can go on from newer objects.
+    #[must_use]
+    pub fn with_continue(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.continue_token);
         self
     }
 
@@ -332,7 +341,9 @@ impl Status {
         let mut object = Map::new();
         object.insert("kind".into(), "Status".into());
         object.insert("apiVersion".into(), "v1".into());
-        object.insert("metadata".into(), json!({}));
+        let mut metadata = Map::new();
+        put(&mut metadata, "continue", &self.continue_token);
+        object.insert("metadata".into(), Value::Object(metadata));
         object.insert("status".into(), if self.reason.is_empty() { "Success" } else { "Failure" }.into());
         put(&mut object, "message", &self.message);
         put(&mut object, "reason", self.reason);
