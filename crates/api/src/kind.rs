@@ -1,6 +1,11 @@
 //! The kinds that the API serves: one row each, with what is the kind's own as plain functions over JSON.
 //! Everything that is the same for all kinds (decoding, storing, patching, watching) is elsewhere and asks this table.
 
+mod config;
+pub mod event;
+pub mod namespace;
+mod node;
+pub mod pod;
 mod table;
 
 use jiff::Timestamp;

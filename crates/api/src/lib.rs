@@ -1,9 +1,14 @@
 //! The Kubernetes API as data: one schema table, kinds, defaults, validation, patches, selectors, quantities, tables, content types. Pure.
 
+pub mod access;
+pub mod codec;
 pub mod discovery;
 pub mod feature;
 pub mod kind;
+pub mod name;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod table;
 pub mod time;

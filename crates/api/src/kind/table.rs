@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Ctx, Grace, Kind, Subresource};
+use super::{Ctx, Grace, Kind, Subresource, config, event, namespace, node, pod};
 use crate::table;
 use crate::validation::FieldErrors;
 
@@ -66,7 +66,7 @@ static KINDS: &[Kind] = &[
         plural: "bindings",
         singular: "binding",
         verbs: CREATE,
-        type_name: "io.k8s.api.core.v1.Binding",
+        type_name: "core.v1.Binding",
         ..PLAIN
     },
     Kind {
@@ -74,7 +74,7 @@ static KINDS: &[Kind] = &[
         plural: "configmaps",
         singular: "configmap",
         short_names: &["cm"],
-        type_name: "io.k8s.api.core.v1.ConfigMap",
+        type_name: "core.v1.ConfigMap",
         store_prefix: "configmaps",
         ..PLAIN
     },
@@ -83,8 +83,9 @@ static KINDS: &[Kind] = &[
         plural: "events",
         singular: "event",
         short_names: &["ev"],
-        type_name: "io.k8s.api.core.v1.Event",
+        type_name: "core.v1.Event",
         store_prefix: "events",
+        selectable_fields: event::SELECTABLE,
         ..PLAIN
     },
     Kind {
@@ -95,12 +96,17 @@ static KINDS: &[Kind] = &[
         namespaced: false,
         verbs: NO_COLLECTION,
         subresources: &[
-            sub("finalize", "Namespace", &["update"], "io.k8s.api.core.v1.Namespace"),
-            sub("status", "Namespace", STATUS, "io.k8s.api.core.v1.Namespace"),
+            sub("finalize", "Namespace", &["update"], "core.v1.Namespace"),
+            sub("status", "Namespace", STATUS, "core.v1.Namespace"),
         ],
-        type_name: "io.k8s.api.core.v1.Namespace",
+        type_name: "core.v1.Namespace",
         has_status: true,
         store_prefix: "namespaces",
+        default: namespace::default,
+        prepare_create: namespace::prepare_create,
+        prepare_update: namespace::prepare_update,
+        prepare_status: namespace::prepare_status,
+        selectable_fields: namespace::SELECTABLE,
         ..PLAIN
     },
     Kind {
@@ -109,10 +115,14 @@ static KINDS: &[Kind] = &[
         singular: "node",
         short_names: &["no"],
         namespaced: false,
-        subresources: &[sub("status", "Node", STATUS, "io.k8s.api.core.v1.Node")],
-        type_name: "io.k8s.api.core.v1.Node",
+        subresources: &[sub("status", "Node", STATUS, "core.v1.Node")],
+        type_name: "core.v1.Node",
         has_status: true,
         store_prefix: "minions",
+        default: node::default,
+        prepare_update: node::prepare_update,
+        prepare_status: node::prepare_status,
+        selectable_fields: node::SELECTABLE,
         ..PLAIN
     },
     Kind {
@@ -122,17 +132,25 @@ static KINDS: &[Kind] = &[
         short_names: &["po"],
         categories: &["all"],
         subresources: POD_SUBRESOURCES,
-        type_name: "io.k8s.api.core.v1.Pod",
+        type_name: "core.v1.Pod",
         has_status: true,
         store_prefix: "pods",
+        default: pod::default,
+        prepare_create: pod::prepare_create,
+        prepare_update: pod::prepare_update,
+        prepare_status: pod::prepare_status,
+        grace: pod::grace,
+        selectable_fields: pod::SELECTABLE,
         ..PLAIN
     },
     Kind {
         kind: "Secret",
         plural: "secrets",
         singular: "secret",
-        type_name: "io.k8s.api.core.v1.Secret",
+        type_name: "core.v1.Secret",
         store_prefix: "secrets",
+        default: config::default_secret,
+        selectable_fields: config::SECRET_SELECTABLE,
         ..PLAIN
     },
     Kind {
@@ -145,9 +163,9 @@ static KINDS: &[Kind] = &[
             kind: "TokenRequest",
             group_version: Some(("authentication.k8s.io", "v1")),
             verbs: CREATE,
-            type_name: "io.k8s.api.authentication.v1.TokenRequest",
+            type_name: "authentication.v1.TokenRequest",
         }],
-        type_name: "io.k8s.api.core.v1.ServiceAccount",
+        type_name: "core.v1.ServiceAccount",
         store_prefix: "serviceaccounts",
         ..PLAIN
     },
@@ -157,8 +175,11 @@ static KINDS: &[Kind] = &[
         plural: "events",
         singular: "event",
         short_names: &["ev"],
-        type_name: "io.k8s.api.events.v1.Event",
+        type_name: "events.v1.Event",
         store_prefix: "events",
+        selectable_fields: event::VIEW_SELECTABLE,
+        to_stored: event::to_stored,
+        from_stored: event::from_stored,
         ..PLAIN
     },
     Kind {
@@ -166,7 +187,7 @@ static KINDS: &[Kind] = &[
         kind: "SelfSubjectReview",
         plural: "selfsubjectreviews",
         singular: "selfsubjectreview",
-        type_name: "io.k8s.api.authentication.v1.SelfSubjectReview",
+        type_name: "authentication.v1.SelfSubjectReview",
         ..REVIEW
     },
     Kind {
@@ -174,7 +195,7 @@ static KINDS: &[Kind] = &[
         kind: "TokenReview",
         plural: "tokenreviews",
         singular: "tokenreview",
-        type_name: "io.k8s.api.authentication.v1.TokenReview",
+        type_name: "authentication.v1.TokenReview",
         ..REVIEW
     },
     Kind {
@@ -183,7 +204,7 @@ static KINDS: &[Kind] = &[
         plural: "localsubjectaccessreviews",
         singular: "localsubjectaccessreview",
         namespaced: true,
-        type_name: "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        type_name: "authorization.v1.LocalSubjectAccessReview",
         ..REVIEW
     },
     Kind {
@@ -191,7 +212,7 @@ static KINDS: &[Kind] = &[
         kind: "SelfSubjectAccessReview",
         plural: "selfsubjectaccessreviews",
         singular: "selfsubjectaccessreview",
-        type_name: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        type_name: "authorization.v1.SelfSubjectAccessReview",
         ..REVIEW
     },
     Kind {
@@ -199,7 +220,7 @@ static KINDS: &[Kind] = &[
         kind: "SelfSubjectRulesReview",
         plural: "selfsubjectrulesreviews",
         singular: "selfsubjectrulesreview",
-        type_name: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        type_name: "authorization.v1.SelfSubjectRulesReview",
         ..REVIEW
     },
     Kind {
@@ -207,7 +228,7 @@ static KINDS: &[Kind] = &[
         kind: "SubjectAccessReview",
         plural: "subjectaccessreviews",
         singular: "subjectaccessreview",
-        type_name: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        type_name: "authorization.v1.SubjectAccessReview",
         ..REVIEW
     },
     Kind {
@@ -215,7 +236,7 @@ static KINDS: &[Kind] = &[
         kind: "Lease",
         plural: "leases",
         singular: "lease",
-        type_name: "io.k8s.api.coordination.v1.Lease",
+        type_name: "coordination.v1.Lease",
         store_prefix: "leases",
         ..PLAIN
     },
@@ -223,18 +244,18 @@ static KINDS: &[Kind] = &[
 
 const POD_SUBRESOURCES: &[Subresource] = &[
     sub("attach", "PodAttachOptions", STREAM, ""),
-    sub("binding", "Binding", CREATE, "io.k8s.api.core.v1.Binding"),
+    sub("binding", "Binding", CREATE, "core.v1.Binding"),
     Subresource {
         name: "eviction",
         kind: "Eviction",
         group_version: Some(("policy", "v1")),
         verbs: CREATE,
-        type_name: "io.k8s.api.policy.v1.Eviction",
+        type_name: "policy.v1.Eviction",
     },
     sub("exec", "PodExecOptions", STREAM, ""),
     sub("log", "Pod", &["get"], ""),
     sub("portforward", "PodPortForwardOptions", STREAM, ""),
-    sub("status", "Pod", STATUS, "io.k8s.api.core.v1.Pod"),
+    sub("status", "Pod", STATUS, "core.v1.Pod"),
 ];
 
 /// All kinds: the core group first, then the groups in the order of upstream's priorities, each sorted by plural name.
