@@ -1,0 +1,9 @@
+//! Volumes: what each must hold (planned), and putting it there (applied, repeatable, undone at the Pod's end).
+
+pub(crate) mod atomic;
+pub(crate) mod host_path;
+pub(crate) mod mount;
+pub(crate) mod payload;
+pub(crate) mod plan;
+pub(crate) mod setup;
+pub(crate) mod sub_path;

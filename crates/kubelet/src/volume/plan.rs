@@ -1,0 +1,175 @@
+//! Which volumes a Pod has and what each must hold. Pure.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+
+use super::payload::{self, Payload, PayloadError, PayloadInput};
+use crate::quantity;
+
+/// Annotation prefix: `kakoi.dev/volume-mapping.<volume>: none` binds a hostPath without an ID mapping.
+pub(crate) const MAPPING_ANNOTATION: &str = "kakoi.dev/volume-mapping.";
+
+/// One volume as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumePlan {
+    pub(crate) name: String,
+    pub(crate) content: Content,
+}
+
+/// What a volume holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Files made by the node agent; in memory unless they are a configMap's.
+    Files { plugin: &'static str, in_memory: bool, files: Payload },
+    /// An empty directory on the node's disk.
+    EmptyDisk,
+    /// An empty tmpfs of at most so many bytes.
+    EmptyMemory { size: Option<i64> },
+    /// A path of the node.
+    HostPath { path: PathBuf, kind: String, is_mapped: bool },
+}
+
+/// Why a volume cannot be set up; becomes the event `FailedMount`.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
+pub(crate) struct VolumeError {
+    pub(crate) volume: String,
+    pub(crate) cause: VolumeCause,
+}
+
+/// What stands in the way of a volume.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeCause {
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error(transparent)]
+    Write(#[from] super::atomic::WriteError),
+    #[error(transparent)]
+    HostPath(#[from] super::host_path::HostPathError),
+    #[error("volumes of type {0} are not supported by this node")]
+    Unsupported(&'static str),
+    #[error(
+        "the filesystem of {path} ({filesystem}) cannot be ID-mapped by this kernel, so the Pod's user namespace cannot use it; move the data to ext4, xfs, btrfs or tmpfs, set `hostUsers: true`, or bind it without a mapping through the annotation `{MAPPING_ANNOTATION}{volume}: none`"
+    )]
+    NotMappable { volume: String, path: PathBuf, filesystem: String },
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+/// Plans all volumes of the Pod.
+pub(crate) fn plan_volumes(input: PayloadInput<'_>) -> Result<Vec<VolumePlan>, VolumeError> {
+    let volumes = input.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .map(|volume| match plan_content(input, volume) {
+            Ok(content) => Ok(VolumePlan { name: volume.name.clone(), content }),
+            Err(cause) => Err(VolumeError { volume: volume.name.clone(), cause }),
+        })
+        .collect()
+}
+
+fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, VolumeCause> {
+    let files = |plugin, in_memory, files| Content::Files { plugin, in_memory, files };
+    if let Some(source) = &volume.config_map {
+        return Ok(files("configmap", false, payload::config_map_payload(input, source)?));
+    }
+    if let Some(source) = &volume.secret {
+        return Ok(files("secret", true, payload::secret_payload(input, source)?));
+    }
+    if let Some(source) = &volume.downward_api {
+        let items = source.items.as_deref().unwrap_or_default();
+        return Ok(files(
+            "downward-api",
+            true,
+            payload::downward_payload(input, items, source.default_mode)?,
+        ));
+    }
+    if let Some(source) = &volume.projected {
+        return Ok(files("projected", true, payload::projected_payload(input, source)?));
+    }
+    if let Some(source) = &volume.empty_dir {
+        return plan_empty(source);
+    }
+    if let Some(source) = &volume.host_path {
+        return Ok(Content::HostPath {
+            path: PathBuf::from(&source.path),
+            kind: source.type_.clone().unwrap_or_default(),
+            is_mapped: is_mapped(input.pod, &volume.name),
+        });
+    }
+    Err(VolumeCause::Unsupported(unsupported_type(volume)))
+}
+
+fn plan_empty(source: &EmptyDirVolumeSource) -> Result<Content, VolumeCause> {
+    match source.medium.as_deref().unwrap_or_default() {
+        "" => Ok(Content::EmptyDisk),
+        "Memory" => Ok(Content::EmptyMemory { size: source.size_limit.as_ref().map(quantity::value) }),
+        _ => Err(VolumeCause::Unsupported("emptyDir with medium HugePages")),
+    }
+}
+
+/// Whether the volume gets the Pod's ID mapping: always, unless the annotation says `none`.
+fn is_mapped(pod: &Pod, volume: &str) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    let value = annotations.and_then(|annotations| annotations.get(&format!("{MAPPING_ANNOTATION}{volume}")));
+    value.is_none_or(|value| value != "none")
+}
+
+fn unsupported_type(volume: &Volume) -> &'static str {
+    let types: [(bool, &'static str); 7] = [
+        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+        (volume.ephemeral.is_some(), "ephemeral"),
+        (volume.csi.is_some(), "csi"),
+        (volume.nfs.is_some(), "nfs"),
+        (volume.image.is_some(), "image"),
+        (volume.iscsi.is_some(), "iscsi"),
+        (volume.git_repo.is_some(), "gitRepo"),
+    ];
+    types.into_iter().find(|(is_set, _)| *is_set).map_or("of an unknown plugin", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::Snapshot;
+    use crate::quantity::Amounts;
+
+    fn plan(volume: serde_json::Value) -> Result<Content, String> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"annotations": {"kakoi.dev/volume-mapping.plain": "none"}},
+            "spec": {"containers": [], "volumes": [volume]}}))
+        .unwrap();
+        let (objects, tokens, allocatable) = (Snapshot::default(), Default::default(), Amounts::new());
+        let input = PayloadInput { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
+        plan_volumes(input).map(|mut plans| plans.remove(0).content).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_type_is_planned_and_unknown_ones_are_refused_by_name() {
+        assert_eq!(plan(json!({"name": "v", "emptyDir": {}})), Ok(Content::EmptyDisk));
+        assert_eq!(
+            plan(json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})),
+            Ok(Content::EmptyMemory { size: Some(1 << 20) })
+        );
+        assert_eq!(
+            plan(json!({"name": "v", "configMap": {"name": "no"}})),
+            Err("MountVolume.SetUp failed for volume \"v\" : configmap \"no\" not found".into())
+        );
+        assert_eq!(
+            plan(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})),
+            Err("MountVolume.SetUp failed for volume \"v\" : volumes of type persistentVolumeClaim are not supported by this node".into())
+        );
+    }
+
+    #[test]
+    fn only_the_annotation_takes_the_mapping_away() {
+        let mapped = |name: &str| match plan(json!({"name": name, "hostPath": {"path": "/srv"}})) {
+            Ok(Content::HostPath { is_mapped, .. }) => is_mapped,
+            other => panic!("{other:?}"),
+        };
+        assert!(mapped("usual"));
+        assert!(!mapped("plain"));
+    }
+}
