@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod codec;
+pub mod default;
 pub mod discovery;
 pub mod feature;
 pub mod kind;

@@ -74,6 +74,7 @@ impl Type {
 
 /// One field of a type.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent word of the table")]
 pub struct Field {
     /// Name in JSON.
     pub json: &'static str,

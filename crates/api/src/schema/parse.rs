@@ -76,13 +76,16 @@ fn read_fact(word: &'static str, field: &mut Field) -> Option<()> {
         ("embed", _) => field.embedded = true,
         ("list", value) => field.list = read_list(value)?,
         ("patch", value) => field.patch = read_patch(value)?,
-        ("pb", value) => {
-            field.pb = value.split('.').map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>()?.leak()
-        }
+        ("pb", value) => field.pb = read_numbers(value)?,
         ("go", value) => field.go = Some(value),
         _ => return None,
     }
     Some(())
+}
+
+fn read_numbers(value: &str) -> Option<&'static [u32]> {
+    let numbers: Option<Vec<u32>> = value.split('.').map(|number| number.parse().ok()).collect();
+    Some(numbers?.leak())
 }
 
 fn read_list(value: &'static str) -> Option<ListKind> {
