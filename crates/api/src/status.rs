@@ -1,7 +1,7 @@
 //! `metav1.Status`: the answer to a request that failed, or that has nothing else to say, with Kubernetes' reasons,
 //! codes and texts. Only what a client may see; the inner cause is logged elsewhere.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::kind::Kind;
 use crate::validation::{FieldErrors, quote};
@@ -400,6 +400,7 @@ mod tests {
     use super::*;
     use crate::kind::find;
     use crate::validation::Path;
+    use serde_json::json;
 
     fn pods() -> &'static Kind {
         find("", "v1", "pods").unwrap()

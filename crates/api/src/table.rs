@@ -1,5 +1,9 @@
 //! `meta.k8s.io/v1` Tables: what `kubectl get` prints. The server makes every cell; `kubectl` only aligns them.
 
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod small;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,11 @@
 //! Events: one stored object (in the form of `v1`), two views of it (`v1` and `events.k8s.io/v1`).
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::FieldReader;
 use crate::access::{Access, metadata};
+use crate::table::small;
 
 /// Names of a field in `events.k8s.io/v1` and in `v1`.
 const RENAMED: [(&str, &str); 7] = [
@@ -83,6 +85,13 @@ fn source(event: &Value) -> String {
         "" => event.text("reportingComponent").to_owned(),
         component => component.to_owned(),
     }
+}
+
+/// The row of an `events.k8s.io/v1` Event.
+pub(super) fn view_row(event: &Value, now: Timestamp) -> Vec<Value> {
+    let mut stored = event.clone();
+    to_stored(&mut stored);
+    small::event(&stored, now)
 }
 
 /// The namespace in which an Event about a cluster-wide object stands.

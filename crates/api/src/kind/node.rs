@@ -3,20 +3,10 @@
 use serde_json::Value;
 
 use super::{Ctx, FieldReader};
-use crate::access::{Access, carry_over, set, spec};
+use crate::access::{Access, carry_over, spec};
 
 pub(super) const SELECTABLE: &[(&str, FieldReader)] =
     &[("spec.unschedulable", |o| spec(o).is_true("unschedulable").to_string())];
-
-/// What a node does not set aside it can give away.
-pub(super) fn default(node: &mut Value) {
-    if let Some(status) = node.get_mut("status")
-        && status.field("allocatable").is_none()
-        && let Some(capacity) = status.field("capacity").cloned()
-    {
-        set(status, "allocatable", capacity);
-    }
-}
 
 pub(super) fn prepare_update(node: &mut Value, old: &Value, _ctx: &Ctx) {
     carry_over(node, old, "status");

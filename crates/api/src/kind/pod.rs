@@ -27,7 +27,7 @@ fn first_ip(pod: &Value) -> &str {
     status(pod).list("podIPs").first().map_or_else(|| status(pod).text("podIP"), |ip| ip.text("ip"))
 }
 
-/// Defaults that depend on other fields.
+/// Defaults that only a whole Pod has; those of one field or one struct are in the schema table.
 pub(super) fn default(pod: &mut Value) {
     let spec = pod.as_object_mut().and_then(|p| p.get_mut("spec"));
     if let Some(spec @ Value::Object(_)) = spec {
@@ -47,9 +47,6 @@ pub(crate) fn default_spec(spec: &mut Value) {
             default_container(container, is_host_network && list != "ephemeralContainers");
         }
     }
-    for volume in items_mut(spec, "volumes") {
-        default_volume(volume);
-    }
 }
 
 /// `serviceAccount` is the old name of `serviceAccountName`; both are kept equal.
@@ -65,10 +62,6 @@ pub(crate) fn mirror_service_account(spec: &mut Value) {
 }
 
 fn default_container(container: &mut Value, is_host_network: bool) {
-    if container.text("imagePullPolicy").is_empty() {
-        let policy = default_pull_policy(container.text("image"));
-        set(container, "imagePullPolicy", policy);
-    }
     let limits = container.pointer("/resources/limits").and_then(Value::as_object).cloned();
     if let (Some(limits), Some(resources)) = (limits, container.get_mut("resources")) {
         let requests = object_at(resources, "requests");
@@ -84,22 +77,6 @@ fn default_container(container: &mut Value, is_host_network: bool) {
                 set(port, "hostPort", number);
             }
         }
-    }
-}
-
-fn default_volume(volume: &mut Value) {
-    let Some(fields) = volume.as_object_mut() else { return };
-    if fields.keys().all(|k| k == "name") {
-        fields.insert("emptyDir".into(), json!({}));
-    }
-    if let Some(Value::Object(host_path)) = fields.get_mut("hostPath") {
-        host_path.entry("type").or_insert_with(|| "".into());
-    }
-    if let Some(image @ Value::Object(_)) = fields.get_mut("image")
-        && image.text("pullPolicy").is_empty()
-    {
-        let policy = default_pull_policy(image.text("reference"));
-        set(image, "pullPolicy", policy);
     }
 }
 
@@ -295,21 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn defaults_fill_requests_volumes_and_host_ports() {
+    fn defaults_fill_requests_and_host_ports() {
         let mut pod = json!({"spec": {"hostNetwork": true, "serviceAccount": "robot",
             "containers": [{"name": "a", "image": "b", "ports": [{"containerPort": 80}],
                 "resources": {"limits": {"cpu": "1"}}}],
-            "volumes": [{"name": "v"}, {"name": "h", "hostPath": {"path": "/x"}}]}});
+            "volumes": []}});
         default(&mut pod);
         let spec = &pod["spec"];
         assert_eq!(spec["enableServiceLinks"], true);
         assert_eq!(spec["serviceAccountName"], "robot");
         assert_eq!(spec["containers"][0]["resources"]["requests"]["cpu"], "1");
         assert_eq!(spec["containers"][0]["ports"][0]["hostPort"], 80);
-        assert_eq!(
-            spec["volumes"],
-            json!([{"name": "v", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/x", "type": ""}}])
-        );
     }
 
     #[test]

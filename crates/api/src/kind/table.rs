@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Ctx, Grace, Kind, Subresource, config, event, namespace, node, pod};
-use crate::table;
+use crate::table::{self, small};
 use crate::validation::FieldErrors;
 
 const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -76,6 +76,8 @@ static KINDS: &[Kind] = &[
         short_names: &["cm"],
         type_name: "core.v1.ConfigMap",
         store_prefix: "configmaps",
+        columns: small::CONFIG_MAP,
+        row: small::config_map,
         ..PLAIN
     },
     Kind {
@@ -85,6 +87,8 @@ static KINDS: &[Kind] = &[
         short_names: &["ev"],
         type_name: "core.v1.Event",
         store_prefix: "events",
+        columns: small::EVENT,
+        row: small::event,
         selectable_fields: event::SELECTABLE,
         ..PLAIN
     },
@@ -102,6 +106,8 @@ static KINDS: &[Kind] = &[
         type_name: "core.v1.Namespace",
         has_status: true,
         store_prefix: "namespaces",
+        columns: small::NAMESPACE,
+        row: small::namespace,
         default: namespace::default,
         prepare_create: namespace::prepare_create,
         prepare_update: namespace::prepare_update,
@@ -119,7 +125,8 @@ static KINDS: &[Kind] = &[
         type_name: "core.v1.Node",
         has_status: true,
         store_prefix: "minions",
-        default: node::default,
+        columns: table::node::COLUMNS,
+        row: table::node::row,
         prepare_update: node::prepare_update,
         prepare_status: node::prepare_status,
         selectable_fields: node::SELECTABLE,
@@ -135,6 +142,9 @@ static KINDS: &[Kind] = &[
         type_name: "core.v1.Pod",
         has_status: true,
         store_prefix: "pods",
+        columns: table::pod::COLUMNS,
+        row: table::pod::row,
+        row_conditions: table::pod::row_conditions,
         default: pod::default,
         prepare_create: pod::prepare_create,
         prepare_update: pod::prepare_update,
@@ -149,6 +159,8 @@ static KINDS: &[Kind] = &[
         singular: "secret",
         type_name: "core.v1.Secret",
         store_prefix: "secrets",
+        columns: small::SECRET,
+        row: small::secret,
         default: config::default_secret,
         selectable_fields: config::SECRET_SELECTABLE,
         ..PLAIN
@@ -167,6 +179,8 @@ static KINDS: &[Kind] = &[
         }],
         type_name: "core.v1.ServiceAccount",
         store_prefix: "serviceaccounts",
+        columns: small::NAME_AGE,
+        row: small::name_age,
         ..PLAIN
     },
     Kind {
@@ -177,6 +191,8 @@ static KINDS: &[Kind] = &[
         short_names: &["ev"],
         type_name: "events.v1.Event",
         store_prefix: "events",
+        columns: small::EVENT,
+        row: event::view_row,
         selectable_fields: event::VIEW_SELECTABLE,
         to_stored: event::to_stored,
         from_stored: event::from_stored,
@@ -238,6 +254,8 @@ static KINDS: &[Kind] = &[
         singular: "lease",
         type_name: "coordination.v1.Lease",
         store_prefix: "leases",
+        columns: small::LEASE,
+        row: small::lease,
         ..PLAIN
     },
 ];
