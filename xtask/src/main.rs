@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod cri;
 mod schema;
+mod tidy;
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -21,7 +22,8 @@ fn run(command: Option<&str>, option: Option<&str>) -> Result<(), Box<dyn Error>
     match command {
         Some("cri") => cri::run(),
         Some("schema") => Ok(schema::run(option == Some("--check"))?),
-        other => Err(format!("unknown command {other:?}; known: cri, schema").into()),
+        Some("tidy") => tidy::run(),
+        other => Err(format!("unknown command {other:?}; known: cri, schema, tidy").into()),
     }
 }
 

@@ -1,0 +1,187 @@
+//! The command line. Names, flags and exit codes are the project's promise: 0 done, 1 the thing asked failed,
+//! 2 the command line is wrong.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Flags;
+
+/// Run Kubernetes Pods on this machine, each in a user namespace of its own.
+#[derive(Debug, Parser)]
+#[command(name = "kakoi", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How log lines look (standard error). The level is in the variable KAKOI_LOG, `info` by default.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole node: API server, controllers, scheduler, kubelet and container runtime
+    Up(Up),
+    /// Stop the Pods and take the node's network down; what is stored stays for the next `up`
+    Down(Instance),
+    /// Serve the container runtime alone, over CRI
+    Runtime(Runtime),
+    /// Show the node's ID space: the pool and why, the Pods' blocks, quarantined records
+    Userns(Query),
+    /// Tell who owns a host ID
+    WhoOwns(WhoOwns),
+    /// Pull, load, list and remove images
+    Image(Image),
+    /// Show what this program is and what this machine lets it use
+    Version(Output),
+}
+
+/// Which instance is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Instance {
+    /// Put DIR before every path of the instance, so that several can run side by side
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Output {
+    /// How the result is printed
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Settings, in YAML [default: <root>/etc/kakoi/config.yaml, which need not exist]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The API server's port [default: 6443; with --root, derived from it]
+    #[arg(long, value_name = "N")]
+    secure_port: Option<u16>,
+    /// The kubelet's port [default: 10250; with --root, derived from it]
+    #[arg(long, value_name = "N")]
+    kubelet_port: Option<u16>,
+    /// The address that both listen on [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<IpAddr>,
+    /// The Node's name [default: the machine's]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<String>,
+    /// Features to turn on or off in every component at once
+    #[arg(long, value_name = "A=true,…")]
+    feature_gates: Option<String>,
+}
+
+impl Up {
+    /// The settings as flags.
+    pub(crate) fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            secure_port: self.secure_port,
+            kubelet_port: self.kubelet_port,
+            bind_address: self.bind_address,
+            node_name: self.node_name.clone(),
+            pod_cidr: self.pod_cidr.clone(),
+            feature_gates: self.feature_gates.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Runtime {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Where to listen [default: unix://<root>/run/kakoi/kakoi.sock]
+    #[arg(long, value_name = "unix:///PATH")]
+    pub(crate) listen: Option<String>,
+    /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_cidr: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhoOwns {
+    /// A UID or GID of the node
+    pub(crate) id: u32,
+    #[command(flatten)]
+    pub(crate) query: Query,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Fetch an image from its registry, or from the mirrors in <root>/etc/kakoi/certs.d
+    Pull {
+        /// The image, as in a Pod: `nginx`, `registry.example/app:1.2`, `app@sha256:…`
+        reference: String,
+    },
+    /// Take images from an archive (`docker save`, OCI) or from a directory in OCI layout
+    Load {
+        /// The archive or directory
+        path: PathBuf,
+        /// The name to give, where the archive holds one image without a name
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the images of the node
+    List(Output),
+    /// Remove an image, by name or ID
+    Remove {
+        /// The image
+        reference: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let cli =
+            Cli::parse_from(["kakoi", "up", "--root", "/r", "--secure-port", "1", "--feature-gates=A=true"]);
+        let Command::Up(up) = cli.command else { panic!("not `up`") };
+        assert_eq!((up.flags().secure_port, up.flags().feature_gates.as_deref()), (Some(1), Some("A=true")));
+    }
+}

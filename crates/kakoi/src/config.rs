@@ -1,0 +1,218 @@
+//! `/etc/kakoi/config.yaml` and the flags of `kakoi up`, joined into one checked configuration. A flag wins over
+//! the file; a misspelt key is refused with its name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use api::feature::{GateError, GateWarning, Gates};
+use serde::Deserialize;
+
+use crate::places::Places;
+
+/// The file's content. Every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    node_name: Option<String>,
+    bind_address: Option<IpAddr>,
+    secure_port: Option<u16>,
+    kubelet_port: Option<u16>,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    max_pods: Option<u32>,
+    #[serde(default)]
+    user_namespaces: UserNamespaces,
+    #[serde(default)]
+    feature_gates: BTreeMap<String, bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UserNamespaces {
+    ids_per_pod: Option<i64>,
+}
+
+/// What the command line says; `None` where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) secure_port: Option<u16>,
+    pub(crate) kubelet_port: Option<u16>,
+    pub(crate) bind_address: Option<IpAddr>,
+    pub(crate) node_name: Option<String>,
+    pub(crate) pod_cidr: Option<String>,
+    pub(crate) feature_gates: Option<String>,
+}
+
+/// The settings of one instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where the API server listens.
+    pub(crate) secure_listen: SocketAddr,
+    /// Where the kubelet listens.
+    pub(crate) kubelet_listen: SocketAddr,
+    /// The Node's name.
+    pub(crate) node_name: String,
+    /// The Pods' addresses.
+    pub(crate) pod_cidr: (Ipv4Addr, u8),
+    /// The most Pods that the node takes.
+    pub(crate) max_pods: u32,
+    /// `userNamespaces.idsPerPod`, checked when the ID space is opened.
+    pub(crate) ids_per_pod: i64,
+    /// Feature gates.
+    pub(crate) gates: Gates,
+    /// Remarks on the settings, for the log.
+    pub(crate) warnings: Vec<GateWarning>,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("can't read the configuration {}: {cause}", .path.display())]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("the configuration {}: {cause}", .path.display())]
+    Parse { path: PathBuf, cause: String },
+    #[error(transparent)]
+    Gates(#[from] GateError),
+    #[error(
+        "the Pod address range `{0}` is not an IPv4 network of 16 to 28 bits such as 10.210.0.0/24 (--pod-cidr)"
+    )]
+    PodCidr(String),
+    #[error(
+        "the node's name `{0}` is not a DNS subdomain (lower case letters, digits, `-` and `.`); set --node-name"
+    )]
+    NodeName(String),
+}
+
+impl Config {
+    /// Joins the file and the flags over the instance's defaults.
+    ///
+    /// # Errors
+    /// When the file can't be read or parsed, or a value is unusable; the text names file, value and remedy.
+    pub(crate) fn load(places: &Places, flags: &Flags) -> Result<Self, ConfigError> {
+        let file = read(&flags.config.clone().unwrap_or_else(|| places.config()), flags.config.is_some())?;
+        let (gates, warnings) = Gates::parse(&gate_settings(&file, flags))?;
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let bind = flags.bind_address.or(file.bind_address).unwrap_or(any);
+        let port = |flag: Option<u16>, file: Option<u16>, own: u16| flag.or(file).unwrap_or(own);
+        let pod_cidr = match flags.pod_cidr.as_ref().or(file.pod_cidr.as_ref()) {
+            Some(text) => parse_cidr(text).ok_or_else(|| ConfigError::PodCidr(text.clone()))?,
+            None => places.pod_cidr(),
+        };
+        Ok(Self {
+            secure_listen: (bind, port(flags.secure_port, file.secure_port, places.secure_port())).into(),
+            kubelet_listen: (bind, port(flags.kubelet_port, file.kubelet_port, places.kubelet_port())).into(),
+            node_name: node_name(flags.node_name.clone().or(file.node_name))?,
+            pod_cidr,
+            max_pods: file.max_pods.unwrap_or(110),
+            ids_per_pod: file
+                .user_namespaces
+                .ids_per_pod
+                .unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into()),
+            gates,
+            warnings,
+        })
+    }
+}
+
+/// The file's content; the default file may be missing, one named by a flag may not.
+fn read(path: &Path, is_named: bool) -> Result<File, ConfigError> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !is_named => return Ok(File::default()),
+        Err(cause) => return Err(ConfigError::Read { path: path.to_owned(), cause }),
+        Ok(text) => text,
+    };
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(File::default());
+    }
+    serde_saphyr::from_str(&text)
+        .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: cause.to_string() })
+}
+
+/// The file's gates, then the flag's, which win.
+fn gate_settings(file: &File, flags: &Flags) -> String {
+    let from_file = file.feature_gates.iter().map(|(name, value)| format!("{name}={value}"));
+    from_file.chain(flags.feature_gates.clone()).collect::<Vec<_>>().join(",")
+}
+
+fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+    let host_bits = u32::MAX.checked_shr(bits.into())?;
+    ((16..=28).contains(&bits) && address.to_bits() & host_bits == 0).then_some((address, bits))
+}
+
+/// The given name, or the machine's own in lower case.
+fn node_name(given: Option<String>) -> Result<String, ConfigError> {
+    let name = given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().to_lowercase());
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let fits = name.len() <= 253 && name.bytes().all(good);
+    if fits && edge(name.bytes().next()) && edge(name.bytes().last()) {
+        return Ok(name);
+    }
+    Err(ConfigError::NodeName(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, flags: Flags) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path());
+        fs::create_dir_all(places.config().parent().unwrap()).unwrap();
+        fs::write(places.config(), yaml).unwrap();
+        Config::load(&places, &flags)
+    }
+
+    #[test]
+    fn no_setting_is_needed() {
+        let config = Config::load(&Places::new(Path::new("/nonexistent")), &Flags::default()).unwrap();
+        assert_eq!((config.max_pods, config.ids_per_pod), (110, 65_536));
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flags = Flags { secure_port: Some(7443), ..Flags::default() };
+        let config =
+            load("securePort: 8443\nnodeName: one\nuserNamespaces: {idsPerPod: 131072}\n", flags).unwrap();
+        assert_eq!((config.secure_listen.port(), config.ids_per_pod), (7443, 131_072));
+        assert_eq!(config.node_name, "one");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_by_name() {
+        let text = load("securPort: 1\n", Flags::default()).unwrap_err().to_string();
+        assert!(text.contains("securPort") && text.contains("config.yaml"), "{text}");
+    }
+
+    #[test]
+    fn a_file_named_by_a_flag_must_exist() {
+        let flags = Flags { config: Some("/nonexistent/c.yaml".into()), ..Flags::default() };
+        assert!(load("", flags).unwrap_err().to_string().contains("/nonexistent/c.yaml"));
+    }
+
+    #[test]
+    fn gates_of_the_file_and_of_the_flag_are_joined() {
+        let flags = Flags { feature_gates: Some("UserNamespacesSupport=true".into()), ..Flags::default() };
+        let config = load("featureGates: {UserNamespacesSupport: false}\n", flags).unwrap();
+        assert!(config.gates.is_enabled(api::feature::Feature::UserNamespacesSupport));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_flags_name() {
+        for cidr in ["10.0.0.0", "10.0.0.1/24", "10.0.0.0/8", "x/24", "10.0.0.0/33"] {
+            let flags = Flags { pod_cidr: Some(cidr.into()), ..Flags::default() };
+            assert!(load("", flags).unwrap_err().to_string().contains("--pod-cidr"), "{cidr}");
+        }
+        for name in ["", "Node", "-a", "a_b", "a."] {
+            let flags = Flags { node_name: Some(name.into()), ..Flags::default() };
+            assert!(load("", flags).unwrap_err().to_string().contains("--node-name"), "{name}");
+        }
+    }
+}
