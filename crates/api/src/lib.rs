@@ -1,6 +1,7 @@
 //! The Kubernetes API as data: one schema table, kinds, defaults, validation, patches, selectors, quantities, tables, content types. Pure.
 
 pub mod access;
+pub mod admission;
 pub mod codec;
 pub mod default;
 pub mod discovery;

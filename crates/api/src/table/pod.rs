@@ -213,15 +213,15 @@ fn readiness_gates(pod: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn cells(spec: Value, status: Value) -> (String, String, String) {
-        let pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": status});
-        let row = row(&pod, "2026-11-23T12:00:05Z".parse().unwrap());
+    fn cells(pod: &Value) -> (String, String, String) {
+        let row = row(pod, "2026-11-23T12:00:05Z".parse().unwrap());
         let cell = |i: usize| row[i].as_str().unwrap().to_owned();
         (cell(1), cell(2), cell(3))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the tests read better with literals")]
     fn expect(spec: Value, status: Value, ready: &str, reason: &str, restarts: &str) {
-        let (a, b, c) = cells(spec, status);
+        let (a, b, c) = cells(&json!({"metadata": {"name": "p"}, "spec": spec, "status": status}));
         assert_eq!((a.as_str(), b.as_str(), c.as_str()), (ready, reason, restarts));
     }
 
