@@ -118,6 +118,13 @@ impl Status {
             .about(kind, name)
     }
 
+    /// 409: an object of that name is there, and on its way out.
+    pub fn already_exists_deleting(kind: &Kind, name: &str) -> Self {
+        let mut status = Self::already_exists(kind, name);
+        status.message = format!("object is being deleted: {}", status.message);
+        status
+    }
+
     /// 409: `generateName` found no free name in eight tries.
     pub fn generate_name_conflict(kind: &Kind, name: &str) -> Self {
         let message = format!(
