@@ -1,1 +1,14 @@
 //! Whole-system tests: the real `kubectl` against the real binary.
+//!
+//! Each [`Node`] is a node of its own: root directory, network namespace, mount namespace and ID pool, so that
+//! tests run beside each other and beside a node that the machine may really have. They need root.
+
+#![expect(clippy::expect_used, reason = "a test's harness ends the test with a sentence")]
+
+mod images;
+mod machine;
+mod node;
+
+pub use images::image_mirror;
+pub use machine::{ExactLock, Leftovers, leftovers};
+pub use node::{Node, NodeOptions, Ran};

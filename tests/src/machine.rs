@@ -1,0 +1,75 @@
+//! What a node leaves on the machine, and the lock of the tests that need the machine's first IDs.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Held by a test that checks exact host IDs: nobody else may hold 131072 meanwhile.
+#[derive(Debug)]
+pub struct ExactLock(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl ExactLock {
+    /// Waits for the lock.
+    ///
+    /// # Panics
+    /// When the lock file can't be made.
+    pub fn take() -> Self {
+        let file = File::create("/run/lock/kakoi-exact").expect("/run/lock is writable");
+        flock(&file, FlockOperation::LockExclusive).expect("a file lock can be waited for");
+        Self(file)
+    }
+}
+
+/// What is left of a node: each list is empty when all is well.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Processes whose command line or root names the node's directory.
+    pub processes: Vec<String>,
+    /// Mounts of the machine below the node's directory.
+    pub mounts: Vec<String>,
+    /// Control groups with the instance's name.
+    pub cgroups: Vec<String>,
+    /// The instance's claim in the register of IDs.
+    pub claims: Vec<String>,
+}
+
+/// Looks for what a node with this root and instance name has left on the machine.
+pub fn leftovers(root: &Path, instance: &str) -> Leftovers {
+    Leftovers {
+        processes: processes(root),
+        mounts: mounts(root),
+        cgroups: cgroups(instance),
+        claims: entries(Path::new("/run/kakoi/ids")).into_iter().filter(|name| name == instance).collect(),
+    }
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn processes(root: &Path) -> Vec<String> {
+    let needle = root.to_string_lossy().into_owned();
+    let pids =
+        entries(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    let lines = pids.filter_map(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        (line.contains(&needle) && pid != std::process::id().to_string()).then(|| format!("{pid}: {line}"))
+    });
+    lines.collect()
+}
+
+fn mounts(root: &Path) -> Vec<String> {
+    let below = format!(" {}", root.display());
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter(|line| line.contains(&below)).map(str::to_owned).collect()
+}
+
+fn cgroups(instance: &str) -> Vec<String> {
+    let hierarchies = entries(Path::new("/sys/fs/cgroup"));
+    let paths = hierarchies.iter().map(|name| format!("/sys/fs/cgroup/{name}/{instance}"));
+    let all = paths.chain([format!("/sys/fs/cgroup/{instance}"), format!("/sys/fs/cgroup/{instance}.slice")]);
+    all.filter(|path| Path::new(path).exists()).collect()
+}
