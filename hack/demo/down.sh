@@ -20,5 +20,10 @@ if [ -e "$made" ]; then
     done <"$made"
     remove "$state"
 fi
-rm -rf --one-file-system "$run"
+# The register of IDs is the machine's: other instances may have claims in it.
+if [ -d "$run" ]; then
+    find "$run" -mindepth 1 -maxdepth 1 ! -name ids -exec rm -rf --one-file-system {} +
+    [ -n "$(find "$run/ids" -type f ! -name .lock 2>/dev/null)" ] || rm -rf "$run/ids"
+    rmdir --ignore-fail-on-non-empty "$run" 2>/dev/null || true
+fi
 echo "The demo is undone. These stay: the images in $images, and the Debian packages that hack/prepare.sh names."
