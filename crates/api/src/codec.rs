@@ -171,6 +171,11 @@ pub fn decode_value(
     typed(Node::from(value), root, expected, Vec::new()).map_err(|refusal| refusal.into_error(expected, b""))
 }
 
+/// Reads JSON of no type: the value, and the complaints about repeated members. For patches.
+pub(crate) fn free_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
+    json::parse(body).map(typed::free)
+}
+
 enum Refusal {
     /// The kind itself cannot be read.
     Unreadable(String),

@@ -34,6 +34,13 @@ pub(super) fn decode(node: Node, root: &'static Type) -> Result<Typed, String> {
     }
 }
 
+/// A document of no type, with the complaints about repeated members.
+pub(super) fn free(node: Node) -> (Value, Vec<String>) {
+    let mut walker = Walker::default();
+    let value = walker.free(node);
+    (value, walker.strict)
+}
+
 /// Whether Go would leave the value out: an optional member with its zero value.
 pub(super) fn is_omitted(field: &Field, value: &Value) -> bool {
     let empty = match value {
@@ -58,6 +65,7 @@ pub(super) fn is_omitted(field: &Field, value: &Value) -> bool {
     empty && scalar && !field.required && !field.nullable
 }
 
+#[derive(Default)]
 struct Walker {
     strict: Vec<String>,
     /// Path with indices, as complaints print it.
