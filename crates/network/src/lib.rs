@@ -1,1 +1,193 @@
-//! The Pod network: bridge, IPAM, nftables, host ports.
+//! The Pod network: a bridge, a veth pair for each Pod, addresses, masquerading and host ports.
+//!
+//! Links go by rtnetlink, rules as text through `nft`; both are worked out as data first. What each sandbox has is
+//! a small file written before the kernel is touched, so that an attachment can be redone or undone whenever the
+//! program dies. It starts no program but `nft` and never waits for a Pod.
+
+mod address;
+mod error;
+mod firewall;
+mod forwarding;
+mod link;
+mod netlink;
+mod nft;
+mod node;
+mod pod;
+mod port;
+mod record;
+mod ruleset;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use node::Node;
+
+pub use address::Cidr;
+pub use error::{CidrError, NetworkError};
+pub use port::{PortMapping, Protocol};
+pub use ruleset::ApiService;
+
+/// What a Pod network needs to know.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// The instance's name, unique on the machine.
+    pub instance: String,
+    /// The bridge's name, at most 15 bytes, unique on the machine.
+    pub bridge: String,
+    /// The name of the nftables table (family `ip`), unique on the machine.
+    pub table: String,
+    /// The range of Pod addresses; its first address is the bridge's.
+    pub pod_cidr: Cidr,
+    /// Where Pods find the API server; `None` when it is not on this node.
+    pub api: Option<ApiService>,
+    /// Where this instance's records are, for example `/var/lib/kakoi/network`.
+    pub state_dir: PathBuf,
+    /// A directory that all instances on the machine share and a reboot empties, for example `/run/kakoi/network`.
+    pub machine_dir: PathBuf,
+}
+
+/// The addresses of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodAddresses {
+    /// The first is the Pod's `status.podIP`.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The Pod network of one node. Clones are handles to the same.
+#[derive(Debug, Clone)]
+pub struct PodNetwork {
+    node: Arc<Node>,
+}
+
+impl PodNetwork {
+    /// Makes the bridge and the rules, or takes over those of an earlier run.
+    ///
+    /// # Errors
+    /// When the range overlaps a route of the machine, `nft` is not installed, or the kernel refuses.
+    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let node = blocking(move || Node::open(config)).await?;
+        Ok(Self { node: Arc::new(node) })
+    }
+
+    /// The bridge's address: the Pods' default route, and the node as Pods see it.
+    pub fn gateway(&self) -> IpAddr {
+        self.node.gateway().into()
+    }
+
+    /// Connects a sandbox's network namespace: link `eth0`, an address, the default route, the loopback, host ports.
+    /// A sandbox that is connected already keeps its address. Sandboxes are connected side by side.
+    ///
+    /// # Errors
+    /// When no address or bridge port is free, another sandbox has a host port, or the kernel refuses; nothing of
+    /// the attempt stays then.
+    pub async fn attach(
+        &self,
+        sandbox_id: &str,
+        netns: BorrowedFd<'_>,
+        ports: &[PortMapping],
+    ) -> Result<PodAddresses, NetworkError> {
+        let netns: OwnedFd = netns
+            .try_clone_to_owned()
+            .map_err(NetworkError::kernel("duplicate a network namespace's descriptor"))?;
+        let (id, ports) = (sandbox_id.to_owned(), ports.to_vec());
+        let address = self.run(move |node| node.attach(&id, netns.as_fd(), &ports)).await?;
+        Ok(PodAddresses { ips: vec![address.into()] })
+    }
+
+    /// Disconnects a sandbox and frees what it had. It need not be connected, nor its namespace exist.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` refuses; what could not be undone stays recorded, so that it can be tried again.
+    pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
+        let id = sandbox_id.to_owned();
+        self.run(move |node| node.detach(&id)).await
+    }
+
+    /// The addresses of a sandbox that is connected.
+    pub fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
+        let address = self.node.address_of(sandbox_id)?;
+        Some(PodAddresses { ips: vec![address.into()] })
+    }
+
+    /// Disconnects every sandbox that is not in `live`, removes links that belong to none, and puts back rules that
+    /// others have removed or that a firewall started since has made needed.
+    ///
+    /// # Errors
+    /// The first of what went wrong; the rest is done nevertheless.
+    pub async fn reconcile(&self, live: &[String]) -> Result<(), NetworkError> {
+        let live = live.iter().cloned().collect();
+        self.run(move |node| node.reconcile(&live)).await
+    }
+
+    /// Removes all of it from the machine: links, rules, records; `ip_forward` is as it was found.
+    ///
+    /// # Errors
+    /// The first of what went wrong; the rest is done nevertheless.
+    pub async fn teardown(&self) -> Result<(), NetworkError> {
+        self.run(Node::teardown).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Node) -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let node = Arc::clone(&self.node);
+        blocking(move || work(&node)).await
+    }
+}
+
+/// Runs `work` on a thread that may block. It runs to its end even when the caller is cancelled.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(NetworkError::Stopping),
+        },
+    }
+}
+
+/// The name of the bridge's end of a sandbox's veth pair.
+fn host_link(bridge: &str, sandbox_id: &str) -> String {
+    format!("veth{:010x}", fnv64(&[bridge, "/", sandbox_id]) >> 24)
+}
+
+/// FNV-1a: the same on every machine and in every version of the program.
+fn fnv64(texts: &[&str]) -> u64 {
+    let bytes = texts.iter().flat_map(|text| text.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What the bridge's end of a pair is called for people, and for a node whose records were lost.
+fn alias(sandbox_id: &str, address: Ipv4Addr) -> String {
+    format!("kakoi {sandbox_id} {address}")
+}
+
+/// The sandbox and address that an alias tells.
+fn from_alias(alias: &str) -> Option<(String, Ipv4Addr)> {
+    let (id, address) = alias.strip_prefix("kakoi ")?.split_once(' ')?;
+    Some((id.to_owned(), address.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_fit_the_kernel_and_differ_by_instance() {
+        let id = "3f2c9d1b7a";
+        assert_eq!(host_link("kakoi0", id).len(), 14);
+        assert_ne!(host_link("kakoi0", id), host_link("kk01234567", id));
+    }
+
+    #[test]
+    fn an_alias_tells_sandbox_and_address() {
+        let address = Ipv4Addr::new(10, 85, 0, 9);
+        assert_eq!(from_alias(&alias("abc", address)), Some(("abc".to_owned(), address)));
+        assert_eq!(from_alias("uplink to the office"), None);
+    }
+}

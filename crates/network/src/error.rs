@@ -1,0 +1,173 @@
+//! What can go wrong with the Pod network, in words for the person who must act.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use crate::address::Cidr;
+use crate::port::{PortMapping, Protocol};
+
+/// An operation on the Pod network failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The range for Pods is in use on this machine already.
+    #[error(
+        "cannot use {cidr} for Pods: it overlaps the route {route} (dev {device}) of this machine; choose another range with `--pod-cidr`"
+    )]
+    Overlap {
+        /// The range asked for.
+        cidr: Cidr,
+        /// The route in the way.
+        route: Cidr,
+        /// The link it goes out on.
+        device: String,
+    },
+    /// A link with the bridge's name exists and is something else.
+    #[error(
+        "cannot use {bridge} as the Pods' bridge: a link with this name exists and is no bridge; remove it with `ip link del {bridge}`"
+    )]
+    NotABridge {
+        /// The link's name.
+        bridge: String,
+    },
+    /// The kernel takes no more ports on the bridge.
+    #[error(
+        "cannot connect sandbox {sandbox} to {bridge}: a Linux bridge has at most 1023 ports; this node can run no more Pods with a network of their own"
+    )]
+    BridgeFull {
+        /// The sandbox.
+        sandbox: String,
+        /// The bridge.
+        bridge: String,
+    },
+    /// Every address of the range is in use.
+    #[error(
+        "no free address for sandbox {sandbox}: all of {cidr} is in use; delete Pods or choose a larger range with `--pod-cidr`"
+    )]
+    NoAddress {
+        /// The sandbox.
+        sandbox: String,
+        /// The range.
+        cidr: Cidr,
+    },
+    /// Two sandboxes want the same port of the node.
+    #[error("cannot map host port {port}/{protocol} for sandbox {sandbox}: sandbox {holder} has it")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: Protocol,
+        /// The sandbox that asked.
+        sandbox: String,
+        /// The sandbox that has it.
+        holder: String,
+    },
+    /// A sandbox identifier that cannot be a file name.
+    #[error("{id:?} is no sandbox identifier: use 1 to 128 letters, digits, `-`, `_` and `.`")]
+    Identifier {
+        /// What was given.
+        id: String,
+    },
+    /// The kernel refused a change of links, addresses or routes.
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        /// What was tried, on what.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file of the network's state could not be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program `nft` is not installed.
+    #[error("cannot run `nft`: it is not installed; install the package `nftables`")]
+    NftMissing,
+    /// `nft` could not be run.
+    #[error("cannot run `nft`: {0}")]
+    NftStart(#[source] io::Error),
+    /// `nft` refused the rules.
+    #[error("`nft` refused {what}: {message}")]
+    NftRefused {
+        /// What was to be changed.
+        what: String,
+        /// Its first words.
+        message: String,
+    },
+    /// The work was cut off because the program ends.
+    #[error("the network operation was cut off: the program is stopping")]
+    Stopping,
+}
+
+impl NetworkError {
+    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Kernel { what, source }
+    }
+
+    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+
+    pub(crate) fn taken(port: &PortMapping, sandbox: &str, holder: &str) -> Self {
+        let (sandbox, holder) = (sandbox.to_owned(), holder.to_owned());
+        Self::PortTaken { port: port.host_port, protocol: port.protocol, sandbox, holder }
+    }
+}
+
+/// The first error of a removal that goes on whatever fails.
+#[derive(Debug, Default)]
+pub(crate) struct First(Option<NetworkError>);
+
+impl First {
+    /// Keeps the first error and tells the others.
+    pub(crate) fn note<T: Default>(&mut self, outcome: Result<T, NetworkError>) -> T {
+        outcome.unwrap_or_else(|error| {
+            if self.0.is_some() {
+                tracing::warn!(%error, "another part of the network could not be removed");
+            } else {
+                self.0 = Some(error);
+            }
+            T::default()
+        })
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), NetworkError> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// A text is no IPv4 range for Pods.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CidrError {
+    /// It is not of the form `10.85.0.0/16`.
+    #[error("{text:?} is no IPv4 range: write it like `10.85.0.0/16`")]
+    Syntax {
+        /// The text.
+        text: String,
+    },
+    /// Its address has bits beyond the prefix.
+    #[error("{address}/{prefix} has bits set beyond its prefix: did you mean {network}/{prefix}?")]
+    HostBits {
+        /// The address as written.
+        address: Ipv4Addr,
+        /// The network that it lies in.
+        network: Ipv4Addr,
+        /// The prefix length.
+        prefix: u8,
+    },
+    /// It has no room for Pods, or is larger than IPv4's private ranges.
+    #[error("/{prefix} is no prefix for Pods: use /8 to /29")]
+    Prefix {
+        /// The prefix length.
+        prefix: u8,
+    },
+}

@@ -1,0 +1,252 @@
+//! Links, addresses and routes of one network namespace, in the words that the Pod network needs.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use crate::address::Cidr;
+use crate::netlink::{CHANGE, CREATE, LIST, Netlink, REPLACE};
+
+/// What is known of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) alias: String,
+    pub(crate) master: u32,
+    pub(crate) mtu: u32,
+    pub(crate) is_bridge: bool,
+}
+
+impl Link {
+    fn of(message: Message) -> Option<Self> {
+        let Message::NewLink(message) = message else { return None };
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            alias: String::new(),
+            master: 0,
+            mtu: 0,
+            is_bridge: false,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::Controller(master) => link.master = master,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(info) => {
+                    link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}
+
+/// A route to other machines or Pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: Cidr,
+    pub(crate) index: u32,
+}
+
+/// The pair that connects a Pod: one end on the bridge, one in the Pod.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) bridge: u32,
+    pub(crate) mtu: u32,
+    pub(crate) pod: BorrowedFd<'a>,
+    pub(crate) pod_name: &'a str,
+    pub(crate) pod_mac: [u8; 6],
+}
+
+impl Netlink {
+    /// The link of this name.
+    pub(crate) fn link(&self, name: &str) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.call(Message::GetLink(message), 0) {
+            Ok(answers) => Ok(answers.into_iter().find_map(Link::of)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The link of this number.
+    pub(crate) fn link_at(&self, index: u32) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.call(Message::GetLink(message), 0) {
+            Ok(answers) => Ok(answers.into_iter().find_map(Link::of)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The links that are ports of a bridge.
+    pub(crate) fn ports_of(&self, bridge: u32) -> io::Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Controller(bridge));
+        let links = self.call(Message::GetLink(message), LIST)?.into_iter().filter_map(Link::of);
+        Ok(links.filter(|link| link.master == bridge).collect())
+    }
+
+    /// Makes a bridge, down. A fixed `mac` keeps the Pods' neighbour entry for it valid whatever is plugged in.
+    pub(crate) fn add_bridge(&self, name: &str, mtu: u32, mac: [u8; 6]) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]),
+        ];
+        self.call(Message::NewLink(message), CREATE).map(drop)
+    }
+
+    /// Makes a veth pair, both ends down: the kernel refuses to set one up while the other is elsewhere.
+    pub(crate) fn add_veth(&self, veth: &Veth<'_>) -> io::Result<()> {
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(veth.pod_name.to_owned()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::Address(veth.pod_mac.to_vec()),
+            LinkAttribute::NetNsFd(veth.pod.as_raw_fd()),
+        ];
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(veth.name.to_owned()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::Controller(veth.bridge),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        self.call(Message::NewLink(message), CREATE).map(drop)
+    }
+
+    /// Sets a bridge port up, with an alias for people and hairpin: a Pod reaches itself through the bridge.
+    pub(crate) fn set_port_up(&self, name: &str, alias: &str) -> io::Result<()> {
+        let mut message = up(LinkMessage::default());
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::IfAlias(alias.to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+            ]),
+        ];
+        self.call(Message::NewLink(message), CHANGE).map(drop)
+    }
+
+    /// Sets a link up.
+    pub(crate) fn set_up(&self, index: u32) -> io::Result<()> {
+        let mut message = up(LinkMessage::default());
+        message.header.index = index;
+        self.call(Message::SetLink(message), CHANGE).map(drop)
+    }
+
+    /// Removes a link; that there is none is fine.
+    pub(crate) fn remove_link(&self, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.call(Message::DelLink(message), CHANGE) {
+            Err(error) if !is_absent(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a link an address, which it may have already.
+    pub(crate) fn add_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = prefix;
+        message.header.index = index;
+        let broadcast =
+            Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0));
+        message.attributes = vec![
+            AddressAttribute::Local(address.into()),
+            AddressAttribute::Address(address.into()),
+            AddressAttribute::Broadcast(broadcast),
+        ];
+        self.call(Message::NewAddress(message), REPLACE).map(drop)
+    }
+
+    /// The IPv4 addresses of a link.
+    pub(crate) fn addresses(&self, index: u32) -> io::Result<Vec<Ipv4Addr>> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let mut addresses = Vec::new();
+        for answer in self.call(Message::GetAddress(message), LIST)? {
+            let Message::NewAddress(message) = answer else { continue };
+            let local = message.attributes.into_iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            });
+            addresses.extend(local.filter(|_| message.header.index == index));
+        }
+        Ok(addresses)
+    }
+
+    /// Sends all that has no other route to `gateway`.
+    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        self.call(Message::NewRoute(message), REPLACE).map(drop)
+    }
+
+    /// The IPv4 routes that lead somewhere or are local, of all tables.
+    pub(crate) fn routes(&self) -> io::Result<Vec<Route>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let answers = self.call(Message::GetRoute(message), LIST)?;
+        Ok(answers.into_iter().filter_map(route_of).collect())
+    }
+}
+
+fn up(mut message: LinkMessage) -> LinkMessage {
+    message.header.flags |= LinkFlags::Up;
+    message.header.change_mask |= LinkFlags::Up;
+    message
+}
+
+fn route_of(message: Message) -> Option<Route> {
+    let Message::NewRoute(message) = message else { return None };
+    if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
+        return None;
+    }
+    let (mut address, mut index) = (Ipv4Addr::UNSPECIFIED, 0);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(destination)) => address = destination,
+            RouteAttribute::Oif(oif) => index = oif,
+            _ => {}
+        }
+    }
+    Some(Route { destination: Cidr::around(address, message.header.destination_prefix_length), index })
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
+}

@@ -1,0 +1,92 @@
+//! A blocking rtnetlink socket: one request, its answers, one error. It belongs to the network namespace of the
+//! thread that opened it, whoever uses it later.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+/// Make it; fail when it exists.
+pub(crate) const CREATE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+/// Make it, or put it in the place of what exists.
+pub(crate) const REPLACE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+/// Change or remove what exists.
+pub(crate) const CHANGE: u16 = NLM_F_ACK;
+/// List all.
+pub(crate) const LIST: u16 = NLM_F_DUMP;
+
+/// A socket, used by one request at a time.
+#[derive(Debug)]
+pub(crate) struct Netlink(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self(Mutex::new(State { socket, sequence: 0 })))
+    }
+
+    /// Sends `message` and returns what the kernel answers, without its acknowledgement.
+    pub(crate) fn call(&self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.sequence = state.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = state.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        state.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        while state.receive(flags, &mut answers)? == Progress::More {}
+        Ok(answers)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Done,
+}
+
+impl State {
+    /// Takes one datagram, which may hold several messages.
+    fn receive(&mut self, flags: u16, answers: &mut Vec<Message>) -> io::Result<Progress> {
+        let (bytes, _) = self.socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let Some(one) = rest.get(..length).filter(|one| !one.is_empty()) else { break };
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            // A link of a kind that the decoder does not know is none of ours.
+            let Ok(message) = NetlinkMessage::<Message>::deserialize(one) else { continue };
+            if message.header.sequence_number != self.sequence {
+                continue;
+            }
+            match message.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(Progress::Done),
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                _ => {}
+            }
+        }
+        // A single answer to a request without acknowledgement ends it.
+        let is_single = flags & (NLM_F_ACK | NLM_F_DUMP) == 0 && !answers.is_empty();
+        Ok(if is_single { Progress::Done } else { Progress::More })
+    }
+}

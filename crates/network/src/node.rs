@@ -1,0 +1,406 @@
+//! The node's side: the bridge, its ports, the records and the rules, and the order in which they change.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::address::Pool;
+use crate::error::{First, NetworkError};
+use crate::firewall::Passage;
+use crate::forwarding::Forwarding;
+use crate::link::{Link, Veth};
+use crate::netlink::Netlink;
+use crate::nft::Nft;
+use crate::pod::{self, PodSide, mac_of};
+use crate::port::PortMapping;
+use crate::record::{Record, Records, check_identifier};
+use crate::ruleset::RulesPlan;
+use crate::{NetworkConfig, alias, from_alias, host_link};
+
+/// The MTU when no default route names an uplink.
+const DEFAULT_MTU: u32 = 1500;
+
+/// A node with its bridge.
+#[derive(Debug)]
+pub(crate) struct Node {
+    config: NetworkConfig,
+    netlink: Netlink,
+    bridge: u32,
+    mtu: u32,
+    rules: RulesPlan,
+    passage: Passage,
+    forwarding: Forwarding,
+    nft: Nft,
+    records: Records,
+    state: Mutex<State>,
+    /// One lock for each sandbox that is being attached or detached.
+    busy: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    pool: Pool,
+    sandboxes: HashMap<String, Record>,
+}
+
+impl Node {
+    pub(crate) fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let netlink = Netlink::open().map_err(NetworkError::kernel("open a netlink socket"))?;
+        let api_port = config.api.map(|api| api.port);
+        let rules = RulesPlan {
+            table: config.table.clone(),
+            bridge: config.bridge.clone(),
+            cidr: config.pod_cidr,
+            api: config.api,
+        };
+        let passage = Passage { bridge: config.bridge.clone(), table: config.table.clone(), api_port };
+        let forwarding = Forwarding::new(&config.machine_dir, &config.instance);
+        let mtu = check_routes(&netlink, &config)?;
+        let records = Records::open(&config.state_dir)?;
+        let bridge = apply_bridge(&netlink, &config, mtu)?;
+        let mut sandboxes = records.load()?;
+        recover(&netlink, bridge, &records, &mut sandboxes)?;
+        let taken = sandboxes.values().map(|record| record.address);
+        let pool = Pool::new(config.pod_cidr, taken, records.cursor());
+        let state = Mutex::new(State { pool, sandboxes });
+        let (nft, busy) = (Nft::default(), Mutex::default());
+        let node =
+            Self { config, netlink, bridge, mtu, rules, passage, forwarding, nft, records, state, busy };
+        node.forwarding.acquire()?;
+        node.apply_rules()?;
+        Ok(node)
+    }
+
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.config.pod_cidr.gateway()
+    }
+
+    pub(crate) fn address_of(&self, id: &str) -> Option<Ipv4Addr> {
+        self.state().sandboxes.get(id).map(|record| record.address)
+    }
+
+    pub(crate) fn attach(
+        &self,
+        id: &str,
+        netns: BorrowedFd<'_>,
+        ports: &[PortMapping],
+    ) -> Result<Ipv4Addr, NetworkError> {
+        check_identifier(id)?;
+        let busy = self.lock_for(id);
+        let guard = lock(&busy);
+        let outcome = self.reserve(id, ports).and_then(|record| {
+            let connected = self.connect(id, netns, &record);
+            connected.map(|()| record.address).inspect_err(|_| self.undo(id))
+        });
+        drop(guard);
+        self.unlock(id, busy);
+        outcome
+    }
+
+    pub(crate) fn detach(&self, id: &str) -> Result<(), NetworkError> {
+        check_identifier(id)?;
+        let busy = self.lock_for(id);
+        let guard = lock(&busy);
+        let outcome = self.disconnect(id);
+        drop(guard);
+        self.unlock(id, busy);
+        outcome
+    }
+
+    pub(crate) fn reconcile(&self, live: &HashSet<String>) -> Result<(), NetworkError> {
+        let mut first = First::default();
+        let recorded: Vec<String> = self.state().sandboxes.keys().cloned().collect();
+        for id in recorded.iter().filter(|id| !live.contains(*id)) {
+            first.note(self.detach(id));
+        }
+        first.note(self.remove_strays(live));
+        first.note(self.apply_rules());
+        first.into_result()
+    }
+
+    pub(crate) fn teardown(&self) -> Result<(), NetworkError> {
+        let mut first = First::default();
+        let ports = first.note(self.ports());
+        for link in ports.iter().map(|port| port.name.as_str()).chain([self.config.bridge.as_str()]) {
+            first.note(self.remove_link(link));
+        }
+        let foreign = first.note(self.passage.list());
+        first.note(self.nft.apply(self.rules.removal() + &self.passage.plan_remove(&foreign)));
+        self.state().sandboxes.clear();
+        first.note(self.forwarding.release());
+        first.note(self.records.remove_all());
+        first.into_result()
+    }
+
+    /// The record of a sandbox: what it has already, with these ports, or a new address. On disk before it counts.
+    fn reserve(&self, id: &str, ports: &[PortMapping]) -> Result<Record, NetworkError> {
+        let ports: Vec<PortMapping> = ports.iter().filter(|port| port.host_port != 0).copied().collect();
+        let mut state = self.state();
+        check_ports(&state.sandboxes, id, &ports)?;
+        if let Some(present) = state.sandboxes.get(id).filter(|present| present.ports == ports) {
+            return Ok(present.clone());
+        }
+        let former = state.sandboxes.get(id).cloned();
+        let address = match &former {
+            Some(former) => former.address,
+            None => state.pool.take().ok_or_else(|| NetworkError::NoAddress {
+                sandbox: id.to_owned(),
+                cidr: self.config.pod_cidr,
+            })?,
+        };
+        let record = Record { address, ports };
+        if let Err(error) = self.records.write(id, &record) {
+            if former.is_none() {
+                state.pool.give_back(address);
+            }
+            return Err(error);
+        }
+        state.sandboxes.insert(id.to_owned(), record.clone());
+        drop(state);
+        if let Some(former) = former.filter(|former| !former.ports.is_empty()) {
+            self.nft.apply(self.rules.close(former.address, &former.ports))?;
+        } else {
+            self.records.write_cursor(address);
+        }
+        Ok(record)
+    }
+
+    fn connect(&self, id: &str, netns: BorrowedFd<'_>, record: &Record) -> Result<(), NetworkError> {
+        let name = host_link(&self.config.bridge, id);
+        if !record.ports.is_empty() {
+            self.open_ports(record)?;
+        }
+        let side = PodSide {
+            address: record.address,
+            prefix: self.config.pod_cidr.prefix(),
+            gateway: self.gateway(),
+        };
+        if self.link(&name)?.is_some() {
+            let probed = side
+                .probe(netns)
+                .map_err(NetworkError::kernel(format!("look into sandbox {id}'s network")))?;
+            if probed {
+                return self.set_port_up(id, &name, record);
+            }
+            self.remove_link(&name)?;
+        }
+        let veth = Veth {
+            name: &name,
+            bridge: self.bridge,
+            mtu: self.mtu,
+            pod: netns,
+            pod_name: pod::LINK,
+            pod_mac: side.mac(),
+        };
+        self.netlink.add_veth(&veth).map_err(|error| self.veth_error(id, error))?;
+        side.apply(netns).map_err(NetworkError::kernel(format!("set up `{}` in sandbox {id}", pod::LINK)))?;
+        self.set_port_up(id, &name, record)
+    }
+
+    fn set_port_up(&self, id: &str, name: &str, record: &Record) -> Result<(), NetworkError> {
+        let up = self.netlink.set_port_up(name, &alias(id, record.address));
+        up.map_err(NetworkError::kernel(format!("set the link {name} of sandbox {id} up")))
+    }
+
+    /// Opens host ports; when the table is gone (`nft flush ruleset`), puts all of it back.
+    fn open_ports(&self, record: &Record) -> Result<(), NetworkError> {
+        match self.nft.apply(self.rules.open(record.address, &record.ports)) {
+            Err(NetworkError::NftRefused { .. }) => self.apply_rules(),
+            other => other,
+        }
+    }
+
+    fn veth_error(&self, id: &str, error: std::io::Error) -> NetworkError {
+        let (sandbox, bridge) = (id.to_owned(), self.config.bridge.clone());
+        if error.raw_os_error() == Some(rustix::io::Errno::XFULL.raw_os_error()) {
+            return NetworkError::BridgeFull { sandbox, bridge };
+        }
+        NetworkError::kernel(format!("connect sandbox {sandbox} to the bridge {bridge}"))(error)
+    }
+
+    /// Takes back a failed attachment.
+    fn undo(&self, id: &str) {
+        if let Err(error) = self.disconnect(id) {
+            tracing::warn!(sandbox = id, %error, "a failed attachment is not undone yet");
+        }
+    }
+
+    fn disconnect(&self, id: &str) -> Result<(), NetworkError> {
+        self.remove_link(&host_link(&self.config.bridge, id))?;
+        let Some(record) = self.without_ports(id) else { return self.records.remove(id) };
+        if !record.ports.is_empty() {
+            self.close_ports(&record).inspect_err(|_| self.put_back(id, &record))?;
+        }
+        self.records.remove(id)?;
+        let mut state = self.state();
+        state.sandboxes.remove(id);
+        state.pool.give_back(record.address);
+        Ok(())
+    }
+
+    /// The record of a sandbox, whose ports are no part of the rules any more when these are written anew.
+    fn without_ports(&self, id: &str) -> Option<Record> {
+        let mut state = self.state();
+        let present = state.sandboxes.get_mut(id)?;
+        Some(Record { address: present.address, ports: std::mem::take(&mut present.ports) })
+    }
+
+    fn put_back(&self, id: &str, record: &Record) {
+        self.state().sandboxes.insert(id.to_owned(), record.clone());
+    }
+
+    /// Closes host ports; a table that is gone has none.
+    fn close_ports(&self, record: &Record) -> Result<(), NetworkError> {
+        match self.nft.apply(self.rules.close(record.address, &record.ports)) {
+            Err(NetworkError::NftRefused { what, message })
+                if !message.contains("No such file or directory") =>
+            {
+                Err(NetworkError::NftRefused { what, message })
+            }
+            Err(NetworkError::NftRefused { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes ports of the bridge that belong to no live sandbox.
+    fn remove_strays(&self, live: &HashSet<String>) -> Result<(), NetworkError> {
+        let known: HashSet<String> = live.iter().map(|id| host_link(&self.config.bridge, id)).collect();
+        let mut first = First::default();
+        for port in
+            self.ports()?.iter().filter(|port| port.name.starts_with("veth") && !known.contains(&port.name))
+        {
+            first.note(self.remove_link(&port.name));
+        }
+        first.into_result()
+    }
+
+    fn ports(&self) -> Result<Vec<Link>, NetworkError> {
+        self.netlink.ports_of(self.bridge).map_err(NetworkError::kernel("list the bridge's ports"))
+    }
+
+    /// The whole table, and the passages through foreign firewalls, in one transaction.
+    fn apply_rules(&self) -> Result<(), NetworkError> {
+        let chains = self.passage.list()?;
+        let passages = self.passage.plan_open(&chains);
+        for line in passages.lines() {
+            tracing::info!(
+                rule = line,
+                "a firewall on this machine drops what it does not know; Pods are let through"
+            );
+        }
+        // Under the lock, so that no port opened meanwhile is lost with the former table.
+        let state = self.state();
+        let pods = state
+            .sandboxes
+            .values()
+            .flat_map(|record| record.ports.iter().map(|port| (record.address, port)));
+        self.nft.apply(self.rules.whole(pods) + &passages)
+    }
+
+    fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
+        self.netlink.link(name).map_err(NetworkError::kernel(format!("look for the link {name}")))
+    }
+
+    fn remove_link(&self, name: &str) -> Result<(), NetworkError> {
+        self.netlink.remove_link(name).map_err(NetworkError::kernel(format!("remove the link {name}")))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn lock_for(&self, id: &str) -> Arc<Mutex<()>> {
+        Arc::clone(lock(&self.busy).entry(id.to_owned()).or_default())
+    }
+
+    /// Forgets a sandbox's lock when nobody else waits for it.
+    fn unlock(&self, id: &str, busy: Arc<Mutex<()>>) {
+        let mut all = lock(&self.busy);
+        drop(busy);
+        if all.get(id).is_some_and(|last| Arc::strong_count(last) == 1) {
+            all.remove(id);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_ports(
+    sandboxes: &HashMap<String, Record>,
+    id: &str,
+    ports: &[PortMapping],
+) -> Result<(), NetworkError> {
+    for (holder, record) in sandboxes.iter().filter(|(holder, _)| *holder != id) {
+        let taken = ports.iter().find(|port| record.ports.iter().any(|held| held.collides_with(port)));
+        if let Some(port) = taken {
+            return Err(NetworkError::taken(port, id, holder));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a range that is in use on the machine; returns the uplink's MTU.
+fn check_routes(netlink: &Netlink, config: &NetworkConfig) -> Result<u32, NetworkError> {
+    let failed = |error| NetworkError::kernel("list the machine's routes")(error);
+    let ours = netlink.link(&config.bridge).map_err(failed)?.map(|link| link.index);
+    let routes = netlink.routes().map_err(failed)?;
+    let name_of =
+        |index| netlink.link_at(index).map(|link| link.map_or_else(|| "?".to_owned(), |link| link.name));
+    let foreign = routes.iter().filter(|route| Some(route.index) != ours && route.destination.prefix() > 0);
+    if let Some(route) = foreign.into_iter().find(|route| route.destination.overlaps(&config.pod_cidr)) {
+        let device = name_of(route.index).map_err(failed)?;
+        return Err(NetworkError::Overlap { cidr: config.pod_cidr, route: route.destination, device });
+    }
+    let uplink = routes.iter().find(|route| route.destination.prefix() == 0).map(|route| route.index);
+    let link = uplink.map(|index| netlink.link_at(index)).transpose().map_err(failed)?.flatten();
+    Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
+}
+
+/// The bridge, with its address, up; as it was when it is there.
+fn apply_bridge(netlink: &Netlink, config: &NetworkConfig, mtu: u32) -> Result<u32, NetworkError> {
+    let (name, gateway) = (config.bridge.as_str(), config.pod_cidr.gateway());
+    let failed = |error| NetworkError::kernel(format!("make the bridge {name}"))(error);
+    if netlink.link(name).map_err(failed)?.is_none() {
+        netlink.add_bridge(name, mtu, mac_of(gateway)).map_err(failed)?;
+    }
+    let link = netlink.link(name).map_err(failed)?.filter(|link| link.is_bridge);
+    let link = link.ok_or_else(|| NetworkError::NotABridge { bridge: name.to_owned() })?;
+    netlink.add_address(link.index, gateway, config.pod_cidr.prefix()).map_err(failed)?;
+    netlink.set_up(link.index).map_err(failed)?;
+    // Replies to 127.0.0.1 come back over the bridge; the rules drop what Pods send there themselves.
+    set(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
+    // A Pod could otherwise announce itself as the node's router.
+    let accept_ra = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    if Path::new(&accept_ra).exists() {
+        set(&accept_ra, "0")?;
+    }
+    Ok(link.index)
+}
+
+fn set(path: &str, value: &str) -> Result<(), NetworkError> {
+    fs::write(path, value).map_err(NetworkError::file("write", path))
+}
+
+/// Takes over connected sandboxes whose record was lost; their ports are known no more.
+fn recover(
+    netlink: &Netlink,
+    bridge: u32,
+    records: &Records,
+    sandboxes: &mut HashMap<String, Record>,
+) -> Result<(), NetworkError> {
+    let ports = netlink.ports_of(bridge).map_err(NetworkError::kernel("list the bridge's ports"))?;
+    for (id, address) in ports.iter().filter_map(|port| from_alias(&port.alias)) {
+        if !sandboxes.contains_key(&id) && check_identifier(&id).is_ok() {
+            tracing::warn!(sandbox = id, %address, "a network record was lost and is found again on the bridge");
+            let record = Record { address, ports: Vec::new() };
+            records.write(&id, &record)?;
+            sandboxes.insert(id, record);
+        }
+    }
+    Ok(())
+}
