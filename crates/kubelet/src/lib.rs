@@ -8,9 +8,12 @@ mod places;
 mod pod;
 mod quantity;
 mod uid;
+mod userns;
 mod volume;
 
+pub use crate::userns::IdAllocator;
 pub use clock::Clock;
 pub use env::ApiService;
+pub use pod::dns::ClusterDns;
 pub use uid::{BadPodUid, PodUid};
 pub use volume::setup::VolumeProbe;

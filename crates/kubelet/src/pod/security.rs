@@ -1,0 +1,344 @@
+//! The security context of a sandbox or container, as the runtime is told it, and the checks the node makes itself.
+
+use cri::v1;
+use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
+
+use crate::userns::PodUserns;
+
+/// The user that an image declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImageUser {
+    pub(crate) uid: Option<i64>,
+    pub(crate) name: String,
+}
+
+/// What of the node matters for security contexts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeSecurity {
+    /// Use the runtime's profile where a container names none (`seccompDefault`).
+    pub(crate) is_seccomp_default: bool,
+    /// Existing paths of the kind `/sys/devices/system/cpu/cpu0/thermal_throttle`.
+    pub(crate) thermal_paths: Vec<String>,
+}
+
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Sysctls that every Pod may set, by exact name. Source: "Using sysctls in a Kubernetes Cluster".
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Why a container may not run as it would.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum NonRootError {
+    #[error("container's runAsUser breaks non-root policy (pod: {pod:?}, container: {container})")]
+    RunAsUser { pod: String, container: String },
+    #[error("container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})")]
+    ImageIsRoot { pod: String, container: String },
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: {pod:?}, container: {container})"
+    )]
+    NotNumeric { user: String, pod: String, container: String },
+}
+
+/// `name_namespace(uid)`, as upstream names Pods in messages.
+pub(crate) fn describe_pod(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
+}
+
+/// Checks `runAsNonRoot` against the user the container would run as.
+pub(crate) fn check_non_root(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageUser,
+) -> Result<(), NonRootError> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let required = own.and_then(|own| own.run_as_non_root).or(of_pod.and_then(|pod| pod.run_as_non_root));
+    if required != Some(true) {
+        return Ok(());
+    }
+    let (pod_name, container_name) = (describe_pod(pod), container.name.clone());
+    match own.and_then(|own| own.run_as_user).or(of_pod.and_then(|pod| pod.run_as_user)) {
+        Some(0) => Err(NonRootError::RunAsUser { pod: pod_name, container: container_name }),
+        Some(_) => Ok(()),
+        None if image.uid == Some(0) => {
+            Err(NonRootError::ImageIsRoot { pod: pod_name, container: container_name })
+        }
+        None if image.uid.is_none() && !image.name.is_empty() => Err(NonRootError::NotNumeric {
+            user: image.name.clone(),
+            pod: pod_name,
+            container: container_name,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The name of a sysctl that the Pod may not set, with the reason.
+pub(crate) fn forbidden_sysctl(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let host_network = spec.host_network == Some(true);
+    let host_ipc = spec.host_ipc == Some(true);
+    let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    for sysctl in sysctls {
+        let name = sysctl.name.replace('/', ".");
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return Some(format!("forbidden sysctl: {name:?} not allowlisted"));
+        }
+        if name.starts_with("net.") && host_network {
+            return Some(format!("forbidden sysctl: {name:?} not allowed with host net enabled"));
+        }
+        if name.starts_with("kernel.shm") && host_ipc {
+            return Some(format!("forbidden sysctl: {name:?} not allowed with host ipc enabled"));
+        }
+    }
+    None
+}
+
+/// The namespaces of the Pod's sandbox and containers.
+pub(crate) fn plan_namespaces(pod: &Pod, userns: &PodUserns) -> v1::NamespaceOption {
+    let spec = pod.spec.as_ref();
+    let is = |claim: Option<bool>| claim == Some(true);
+    let node_or = |host: bool, other: v1::NamespaceMode| if host { v1::NamespaceMode::Node } else { other };
+    let shares_pid = is(spec.and_then(|spec| spec.share_process_namespace));
+    let pid = if shares_pid { v1::NamespaceMode::Pod } else { v1::NamespaceMode::Container };
+    v1::NamespaceOption {
+        network: node_or(is(spec.and_then(|spec| spec.host_network)), v1::NamespaceMode::Pod).into(),
+        pid: node_or(is(spec.and_then(|spec| spec.host_pid)), pid).into(),
+        ipc: node_or(is(spec.and_then(|spec| spec.host_ipc)), v1::NamespaceMode::Pod).into(),
+        target_id: String::new(),
+        userns_options: userns.options(),
+    }
+}
+
+fn seccomp(
+    profile: Option<&SeccompProfile>,
+    is_privileged: bool,
+    node: &NodeSecurity,
+) -> v1::SecurityProfile {
+    use v1::security_profile::ProfileType;
+    let of = |kind: ProfileType, localhost_ref: String| v1::SecurityProfile {
+        profile_type: kind.into(),
+        localhost_ref,
+    };
+    match profile.map(|profile| profile.type_.as_str()) {
+        Some("RuntimeDefault") => of(ProfileType::RuntimeDefault, String::new()),
+        Some("Localhost") => {
+            let path = profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default();
+            of(ProfileType::Localhost, path)
+        }
+        Some(_) => of(ProfileType::Unconfined, String::new()),
+        None if node.is_seccomp_default && !is_privileged => of(ProfileType::RuntimeDefault, String::new()),
+        None => of(ProfileType::Unconfined, String::new()),
+    }
+}
+
+fn supplemental_groups(pod: &Pod) -> (Vec<i64>, v1::SupplementalGroupsPolicy) {
+    let Some(context) = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()) else {
+        return (Vec::new(), v1::SupplementalGroupsPolicy::Merge);
+    };
+    let groups =
+        context.fs_group.iter().chain(context.supplemental_groups.iter().flatten()).copied().collect();
+    let policy = match context.supplemental_groups_policy.as_deref() {
+        Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
+        _ => v1::SupplementalGroupsPolicy::Merge,
+    };
+    (groups, policy)
+}
+
+/// The sandbox's security context.
+pub(crate) fn plan_sandbox_security(
+    pod: &Pod,
+    userns: &PodUserns,
+    node: &NodeSecurity,
+) -> v1::LinuxSandboxSecurityContext {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let (groups, policy) = supplemental_groups(pod);
+    let number = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
+    let is_privileged = pod.spec.iter().flat_map(|spec| &spec.containers).any(is_privileged);
+    v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(plan_namespaces(pod, userns)),
+        run_as_user: number(context.and_then(|context| context.run_as_user)),
+        run_as_group: number(context.and_then(|context| context.run_as_group)),
+        supplemental_groups: groups,
+        supplemental_groups_policy: policy.into(),
+        privileged: is_privileged,
+        seccomp: Some(seccomp(
+            context.and_then(|context| context.seccomp_profile.as_ref()),
+            is_privileged,
+            node,
+        )),
+        ..Default::default()
+    }
+}
+
+fn is_privileged(container: &Container) -> bool {
+    container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
+}
+
+/// One container's security context.
+pub(crate) fn plan_container_security(
+    pod: &Pod,
+    container: &Container,
+    userns: &PodUserns,
+    image: &ImageUser,
+    node: &NodeSecurity,
+) -> v1::LinuxContainerSecurityContext {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let user = own.and_then(|own| own.run_as_user).or(of_pod.and_then(|pod| pod.run_as_user)).or(image.uid);
+    let group = own.and_then(|own| own.run_as_group).or(of_pod.and_then(|pod| pod.run_as_group));
+    let number = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
+    let (groups, policy) = supplemental_groups(pod);
+    let profile = own
+        .and_then(|own| own.seccomp_profile.as_ref())
+        .or_else(|| of_pod.and_then(|pod| pod.seccomp_profile.as_ref()));
+    let is_unmasked = own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked");
+    let (masked_paths, readonly_paths) = if is_unmasked { Default::default() } else { masks(node) };
+    v1::LinuxContainerSecurityContext {
+        capabilities: own.and_then(|own| own.capabilities.as_ref()).map(|capabilities| v1::Capability {
+            add_capabilities: capabilities.add.clone().unwrap_or_default(),
+            drop_capabilities: capabilities.drop.clone().unwrap_or_default(),
+            add_ambient_capabilities: Vec::new(),
+        }),
+        privileged: is_privileged(container),
+        namespace_options: Some(plan_namespaces(pod, userns)),
+        run_as_user: number(user),
+        run_as_username: if user.is_none() { image.name.clone() } else { String::new() },
+        run_as_group: number(group),
+        readonly_rootfs: own.is_some_and(|own| own.read_only_root_filesystem == Some(true)),
+        supplemental_groups: groups,
+        supplemental_groups_policy: policy.into(),
+        no_new_privs: own.is_some_and(|own| own.allow_privilege_escalation == Some(false)),
+        masked_paths,
+        readonly_paths,
+        seccomp: Some(seccomp(profile, is_privileged(container), node)),
+        ..Default::default()
+    }
+}
+
+fn masks(node: &NodeSecurity) -> (Vec<String>, Vec<String>) {
+    let own = |path: &&str| (*path).to_owned();
+    let masked = MASKED.iter().map(own).chain(node.thermal_paths.iter().cloned());
+    (masked.collect(), READ_ONLY.iter().map(own).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(security: serde_json::Value, container: serde_json::Value) -> Pod {
+        let mut container = container;
+        container["name"] = json!("c");
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"securityContext": security, "containers": [container]}}))
+        .unwrap()
+    }
+
+    fn check(security: serde_json::Value, container: serde_json::Value, image: ImageUser) -> Option<String> {
+        let pod = pod(security, json!({"securityContext": container}));
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        check_non_root(&pod, container, &image).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn run_as_non_root_is_checked_in_upstreams_words() {
+        let image = |uid, name: &str| ImageUser { uid, name: name.into() };
+        let strict = || json!({"runAsNonRoot": true});
+        assert_eq!(check(json!({}), json!({}), image(Some(0), "")), None);
+        assert_eq!(check(strict(), json!({"runAsUser": 1}), image(Some(0), "")), None);
+        assert_eq!(check(strict(), json!({"runAsNonRoot": false}), image(Some(0), "")), None);
+        assert_eq!(check(strict(), json!({}), image(Some(7), "")), None);
+        assert_eq!(
+            check(strict(), json!({}), image(Some(0), "")).unwrap(),
+            "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"
+        );
+        assert_eq!(
+            check(strict(), json!({"runAsUser": 0}), image(None, "")).unwrap(),
+            "container's runAsUser breaks non-root policy (pod: \"p_n(u)\", container: c)"
+        );
+        assert_eq!(
+            check(strict(), json!({}), image(None, "www")).unwrap(),
+            "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: \"p_n(u)\", container: c)"
+        );
+    }
+
+    #[test]
+    fn the_container_overrides_the_pod_and_the_image_comes_last() {
+        let pod = pod(
+            json!({"runAsUser": 1000, "fsGroup": 2000, "supplementalGroups": [3000], "seccompProfile": {"type": "RuntimeDefault"}}),
+            json!({"securityContext": {"runAsGroup": 5, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}}),
+        );
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let image = ImageUser { uid: Some(33), name: String::new() };
+        let plan =
+            plan_container_security(&pod, container, &PodUserns::Node, &image, &NodeSecurity::default());
+        assert_eq!(plan.run_as_user, Some(v1::Int64Value { value: 1000 }));
+        assert_eq!(plan.run_as_group, Some(v1::Int64Value { value: 5 }));
+        assert_eq!(plan.supplemental_groups, [2000, 3000]);
+        assert!(plan.no_new_privs && plan.readonly_rootfs && !plan.privileged);
+        assert_eq!(plan.capabilities.unwrap().drop_capabilities, ["ALL"]);
+        assert_eq!(plan.seccomp.unwrap().profile_type, 0);
+        assert_eq!(plan.masked_paths.len(), 12);
+        let namespaces = plan.namespace_options.unwrap();
+        assert_eq!(namespaces.pid(), v1::NamespaceMode::Container);
+        assert_eq!(namespaces.userns_options.unwrap().mode(), v1::NamespaceMode::Node);
+    }
+
+    #[test]
+    fn unmasked_proc_has_no_masks() {
+        let pod = pod(json!({}), json!({"securityContext": {"procMount": "Unmasked"}}));
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let plan = plan_container_security(
+            &pod,
+            container,
+            &PodUserns::Unspoken,
+            &ImageUser::default(),
+            &NodeSecurity::default(),
+        );
+        assert!(plan.masked_paths.is_empty() && plan.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn an_unsafe_sysctl_is_refused_by_name() {
+        let with = |name: &str| pod(json!({"sysctls": [{"name": name, "value": "1"}]}), json!({}));
+        assert_eq!(forbidden_sysctl(&with("net.ipv4.ip_unprivileged_port_start")), None);
+        assert_eq!(
+            forbidden_sysctl(&with("kernel.core_pattern")).unwrap(),
+            "forbidden sysctl: \"kernel.core_pattern\" not allowlisted"
+        );
+        let mut host = with("net.ipv4.tcp_syncookies");
+        host.spec.as_mut().unwrap().host_network = Some(true);
+        assert!(forbidden_sysctl(&host).unwrap().ends_with("not allowed with host net enabled"));
+    }
+}
