@@ -141,6 +141,18 @@ impl Status {
         Self::failure(409, "Conflict", message).about(kind, name)
     }
 
+    /// 409 on a subresource, such as `pods/binding`.
+    pub fn conflict_below(kind: &Kind, subresource: &str, name: &str, why: &str) -> Self {
+        let mut status = Self::conflict(kind, name, why);
+        status.message = format!(
+            "Operation cannot be fulfilled on {}/{subresource} {}: {why}",
+            kind.resource(),
+            quote(name)
+        );
+        status.kind = format!("{}/{subresource}", kind.plural);
+        status
+    }
+
     /// 409: the object has another resource version than the request says.
     pub fn modified(kind: &Kind, name: &str) -> Self {
         Self::conflict(
