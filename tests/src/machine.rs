@@ -1,6 +1,8 @@
 //! What a node leaves on the machine, and the lock of the tests that need the machine's first IDs.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -42,6 +44,19 @@ pub fn leftovers(root: &Path, instance: &str) -> Leftovers {
         cgroups: cgroups(instance),
         claims: entries(Path::new("/run/kakoi/ids")).into_iter().filter(|name| name == instance).collect(),
     }
+}
+
+/// The PIDs of the processes that run as one of the machine's IDs in `range`.
+pub fn processes_on(range: &Range<u64>) -> BTreeSet<u32> {
+    let pids = entries(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
+    let on_range = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let uid = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        uid.is_some_and(|uid| range.contains(&uid))
+    };
+    pids.filter(on_range).collect()
 }
 
 fn entries(dir: &Path) -> Vec<String> {

@@ -339,6 +339,13 @@ impl Node {
         record.pointer("/uidMappings/0/hostId").and_then(Value::as_u64).expect("the record has a host ID")
     }
 
+    /// The host IDs of the Pod, from its record.
+    #[track_caller]
+    pub fn range(&self, pod: &str) -> std::ops::Range<u64> {
+        let first = self.first_id(pod);
+        first..first + 65_536
+    }
+
     /// The instance's name, as it names cgroups and claims.
     ///
     /// # Panics
