@@ -49,13 +49,13 @@ pub(super) fn json_patch(current: &Value, patch: &Value) -> Result<Value, PatchE
     let mut changed = current.clone();
     patch_unsafe(&mut changed, &operations).map_err(|error| {
         let name = operations.get(error.operation).map_or("", operation_name);
-        let path = error.path.as_str();
+        let place = error.path.as_str();
         let reason = match error.kind {
-            PatchErrorKind::TestFailed => format!("testing value {path} failed: test failed"),
+            PatchErrorKind::TestFailed => format!("testing value {place} failed: test failed"),
             PatchErrorKind::CannotMoveInsideItself => {
-                format!("{name} operation: {path} lies inside the moved value")
+                format!("{name} operation: {place} lies inside the moved value")
             }
-            _ => format!("{name} operation does not apply: doc is missing path: {path}: missing value"),
+            _ => format!("{name} operation does not apply: doc is missing path: {place}: missing value"),
         };
         PatchError::Failed { reason }
     })?;
