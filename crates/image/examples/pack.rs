@@ -11,7 +11,10 @@ use flate2::{Compression, GzBuilder};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use image::{Descriptor, Digest, Hasher, ImageConfig, ImageDocument, Index, Manifest, OCI_INDEX, OCI_MANIFEST, Platform, RootFs};
+use image::{
+    Descriptor, Digest, Hasher, ImageConfig, ImageDocument, Index, Manifest, OCI_INDEX, OCI_MANIFEST,
+    Platform, RootFs,
+};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -121,7 +124,8 @@ fn write_layout(args: &LayoutArgs) -> Result<(), Failure> {
 
 fn config(args: &LayoutArgs) -> Result<ImageConfig, Failure> {
     let label = |text: &String| -> Result<_, Failure> {
-        let (name, value) = text.split_once('=').ok_or_else(|| format!("label `{text}` is not name=value"))?;
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| format!("label `{text}` is not name=value"))?;
         Ok((name.to_owned(), value.to_owned()))
     };
     Ok(ImageConfig {
@@ -176,7 +180,13 @@ fn write_blob(blobs: &Path, media_type: &str, bytes: &[u8]) -> Result<Descriptor
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.to_owned(), digest, size, platform: None, annotations: BTreeMap::new() }
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
 }
 
 struct Hashed {

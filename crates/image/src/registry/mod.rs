@@ -30,6 +30,11 @@ pub struct NetworkConfig {
 impl NetworkConfig {
     /// Field-tested limits, and the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
     pub fn from_env() -> Self {
+        Self::direct()
+    }
+
+    /// Field-tested limits and no proxy.
+    pub fn direct() -> Self {
         Self {
             connect_timeout: Duration::from_secs(15),
             response_timeout: Duration::from_secs(30),
