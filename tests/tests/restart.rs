@@ -22,16 +22,15 @@ fn killed_with_three_pods_running_the_node_takes_them_over_as_they_are() {
         node.apply(&pod(name));
     }
     node.ready(&names);
-    let before = names.map(|name| (node.record(name), pids(&node, name)));
+    let ranges = names.map(|name| node.range(name));
+    let processes = || ranges.each_ref().map(processes_on);
+    let (records, before) = (names.map(|name| node.record(name)), processes());
+    assert!(before.iter().all(|pids| pids.len() == 2), "a shell and its sleep each: {before:?}");
     node.kill_daemon();
-    assert_eq!(
-        names.map(|name| !pids_of_record(&node, name).is_empty()),
-        [true; 3],
-        "they run without a daemon"
-    );
+    assert_eq!(processes(), before, "they run without a daemon");
     node.up();
     node.ready(&names);
-    assert_eq!(names.map(|name| (node.record(name), pids(&node, name))), before);
+    assert_eq!((names.map(|name| node.record(name)), processes()), (records, before));
     for name in names {
         let status = &node.get(&format!("pod/{name}"))["status"]["containerStatuses"][0];
         assert_eq!((status["restartCount"].as_u64(), status["ready"].as_bool()), (Some(0), Some(true)));
