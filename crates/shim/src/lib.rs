@@ -5,5 +5,21 @@
 //! arrive as descriptors.
 
 pub mod client;
+mod identity;
+mod init;
+mod launch;
+mod log;
 pub mod protocol;
+mod report;
+mod sandbox;
+mod streams;
+mod supervisor;
 mod wire;
+
+pub use supervisor::run;
+
+/// One line to the shim's own log, `shim.log` in its run directory.
+fn complain(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

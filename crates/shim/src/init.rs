@@ -1,0 +1,102 @@
+//! PID 1 of a Pod's shared PID namespace: it only reaps. It has no rights, no files and no root filesystem.
+
+use crate::identity;
+use crate::protocol::{Failure, PidNamespace};
+use crate::report::{self, Report, setup};
+use crate::sandbox::{NEWNS, NEWPID, NEWUSER, Sandbox};
+use std::os::fd::OwnedFd;
+use sys::process::{CLONE_PARENT, Child, CloneOptions, Fork, exit_now, fork};
+
+/// Starts it if the Pod shares its PID namespace.
+pub(crate) fn start(sandbox: &mut Sandbox) -> Result<(), Failure> {
+    if sandbox.plan.pid != PidNamespace::Pod {
+        return Ok(());
+    }
+    let (ours, theirs) = report::pair().map_err(setup("make a socket pair"))?;
+    // SAFETY: the shim is single-threaded.
+    let joiner = match unsafe { fork(CloneOptions::default()) }.map_err(setup("fork"))? {
+        Fork::Child => {
+            drop(ours);
+            let result = join(sandbox, &theirs);
+            if let Err(failure) = result {
+                let _ = report::send(&theirs, &Report::Failed(failure), &[]);
+            }
+            exit_now(0)
+        }
+        Fork::Parent(joiner) => joiner,
+    };
+    drop(theirs);
+    let mut pid = None;
+    let result = loop {
+        match report::receive(&ours).map_err(setup("hear from the init"))? {
+            Some((Report::Pid(number), _)) => pid = Some(number),
+            Some((Report::Executing, _)) => break Ok(()),
+            Some((Report::Failed(failure), _)) => break Err(failure),
+            Some(_) => {}
+            None => break Err(report::failure("the init of the shared PID namespace was killed")),
+        }
+    };
+    joiner.wait().map_err(setup("wait for the init's creator"))?;
+    result?;
+    let pid = pid.ok_or_else(|| report::failure("the init of the shared PID namespace has no PID"))?;
+    let pidfd = sys::process::open_pidfd(pid).map_err(setup("open the init"))?;
+    sandbox.init = Some(Child { pid, pidfd });
+    Ok(())
+}
+
+fn join(sandbox: &Sandbox, status: &OwnedFd) -> Result<(), Failure> {
+    identity::hide().map_err(setup("hide from ptrace"))?;
+    if let Some(user) = &sandbox.user {
+        sys::process::enter_namespaces(user, NEWUSER).map_err(setup("enter the Pod's user namespace"))?;
+    }
+    let options = CloneOptions { flags: CLONE_PARENT | NEWPID, cgroup: None };
+    // SAFETY: single-threaded.
+    match unsafe { fork(options) }
+        .map_err(|error| report::failure(sys::idmap::explain_namespace_error("pid", &error)))?
+    {
+        Fork::Child => {
+            if let Err(failure) = become_init(sandbox, status) {
+                let _ = report::send(status, &Report::Failed(failure), &[]);
+                exit_now(1);
+            }
+            reap_for_ever()
+        }
+        Fork::Parent(child) => {
+            report::send(status, &Report::Pid(child.pid), &[]).map_err(setup("report the init"))
+        }
+    }
+}
+
+fn become_init(sandbox: &Sandbox, status: &OwnedFd) -> Result<(), Failure> {
+    if sandbox.user.is_some() {
+        identity::become_root().map_err(setup("become the Pod's root"))?;
+    }
+    rustix::process::setsid().map_err(|e| setup("setsid")(e.into()))?;
+    sys::process::unshare(NEWNS).map_err(setup("make the init's mount namespace"))?;
+    // `/empty` of the trimmed namespace is all that it ever sees.
+    rustix::process::chroot(sys::mount::TRIMMED_EMPTY).map_err(|e| setup("change root")(e.into()))?;
+    rustix::process::chdir("/").map_err(|e| setup("chdir")(e.into()))?;
+    sys::capability::limit_bounding(0).map_err(setup("drop capabilities"))?;
+    sys::capability::set(0, 0, 0).map_err(setup("drop capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(|e| setup("set no_new_privs")(e.into()))?;
+    identity::hide().map_err(setup("hide from ptrace"))?;
+    let _ = rustix::thread::set_name(c"kakoi-init");
+    identity::die_with_parent().map_err(setup("set the parent death signal"))?;
+    report::send(status, &Report::Executing, &[]).map_err(setup("report the init"))
+}
+
+/// Signals from inside its namespace do nothing to a PID 1 without handlers; SIGCHLD stays blocked and is waited for.
+fn reap_for_ever() -> ! {
+    // SAFETY: closes everything; nothing of this process uses a descriptor any more.
+    unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0) };
+    // SAFETY: all-zero bytes are a valid sigset_t.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid set and a valid signal.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
+    loop {
+        // SAFETY: a valid set; the siginfo is not wanted.
+        unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        // SAFETY: the status is not wanted.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+    }
+}
