@@ -1,0 +1,84 @@
+# Runs inside the emulated machine: the walkthrough where the kernel is 6.1, the cgroups are v2 and systemd is PID 1.
+set -u
+export KUBECONFIG=/var/lib/kakoi/admin.kubeconfig HOME=/root PATH=/usr/local/bin:$PATH
+failed=0
+pass() { echo "vm: ok   $*"; }
+fail() { echo "vm: FAIL $*"; failed=1; }
+check() { # check WHAT WANTED GOT
+    if [ "$2" = "$3" ]; then pass "$1"; else fail "$1: expected «$2», got «$3»"; fi
+}
+contains() { # contains WHAT PART TEXT
+    case "$3" in *"$2"*) pass "$1" ;; *) fail "$1: «$2» is not in «$3»" ;; esac
+}
+
+install -m 755 /payload/kakoi /payload/kubectl /usr/local/bin/
+install -m 644 /payload/kakoi.service /etc/systemd/system/
+mkdir -p /etc/kakoi/certs.d/docker.io
+printf '[host."oci:/payload/images"]\n  capabilities = ["pull", "resolve"]\n' >/etc/kakoi/certs.d/docker.io/hosts.toml
+ip link add uplink type dummy && ip addr add 192.0.2.10/24 dev uplink && ip link set uplink up
+ip route add default via 192.0.2.1
+echo "vm: $(uname -r), $(stat -f -c %T /sys/fs/cgroup), $(systemctl --version | head -n 1)"
+
+systemctl start kakoi || { journalctl -u kakoi --no-pager | tail -n 40; fail "systemctl start kakoi"; }
+kubectl wait --for=condition=Ready node --all --timeout=120s || fail "the node is Ready"
+kubectl apply -f /payload/manifests/userns.yaml -f /payload/manifests/nginx.yaml -f /payload/manifests/volumes.yaml
+kubectl wait --for=condition=Ready --timeout=300s pod/userns pod/nginx pod/volumes || {
+    kubectl describe pods; journalctl -u kakoi --no-pager | tail -n 60; fail "the Pods are Ready"
+}
+record() { cat "/var/lib/kubelet/pods/$(kubectl get pod "$1" -o 'jsonpath={.metadata.uid}')/userns"; }
+contains "the first Pod's record" '"hostId":131072,' "$(record userns)"
+check "id inside" "uid=0(root) gid=0(root) groups=0(root)" "$(kubectl exec userns -- id)"
+check "uid_map inside" "         0     131072      65536" "$(kubectl exec userns -- cat /proc/self/uid_map)"
+address=$(kubectl get pod nginx -o 'jsonpath={.status.podIP}')
+exec 3<>"/dev/tcp/$address/80"; printf 'GET / HTTP/1.0\r\n\r\n' >&3; contains "nginx answers" "200 OK" "$(head -n 1 <&3)"; exec 3>&-
+for file in configmap/colour secret/password downwardapi/labels projected/colour projected/token; do
+    check "owner of $file" 0:0 "$(kubectl exec volumes -- stat -Lc %u:%g "/volumes/$file")"
+    kubectl exec volumes -- cat "/volumes/$file" >/dev/null || fail "$file is readable"
+done
+check "emptyDir is writable" 0:0 "$(kubectl exec volumes -- sh -c 'echo x >/volumes/emptydir/f && stat -c %u:%g /volumes/emptydir/f')"
+
+kubectl apply -f - <<'POD'
+apiVersion: v1
+kind: Pod
+metadata: { name: limits }
+spec:
+  hostUsers: false
+  containers:
+  - name: c
+    image: busybox
+    command: [sleep, infinity]
+    resources: { limits: { memory: 64Mi, cpu: 500m } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: hungry }
+spec:
+  hostUsers: false
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: busybox
+    command: [sh, -c, 'x=$(head -c 100000000 /dev/zero | tr "\0" x); echo $x | wc -c']
+    resources: { limits: { memory: 16Mi } }
+POD
+kubectl wait --for=condition=Ready --timeout=120s pod/limits || fail "the Pod with limits is Ready"
+group=$(find /sys/fs/cgroup -name memory.max -path '*kakoi*' -exec grep -l '^67108864$' {} + | head -n 1)
+contains "the memory limit is in a cgroup of ours" kakoi "${group:-none}"
+check "the CPU limit" "50000 100000" "$(cat "$(dirname "${group:-/nonexistent/x}")/cpu.max" 2>/dev/null)"
+kubectl wait --for=jsonpath='{.status.containerStatuses[0].state.terminated.reason}'=OOMKilled --timeout=180s pod/hungry ||
+    fail "an OOM kill is named: $(kubectl get pod hungry -o 'jsonpath={.status.containerStatuses[0].state}')"
+
+before=$(for pod in userns nginx volumes; do kubectl get pod $pod -o 'jsonpath={.status.containerStatuses[0].containerID} '; record $pod; done)
+systemctl restart kakoi || fail "systemctl restart kakoi"
+kubectl wait --for=condition=Ready node --all --timeout=120s
+kubectl wait --for=condition=Ready --timeout=60s pod/userns pod/nginx pod/volumes
+after=$(for pod in userns nginx volumes; do kubectl get pod $pod -o 'jsonpath={.status.containerStatuses[0].containerID} '; record $pod; done)
+check "containers and mappings after systemctl restart" "$before" "$after"
+check "exec after the restart" 0 "$(kubectl exec userns -- id -u)"
+kubectl delete pods --all --timeout=120s || fail "the Pods are deleted"
+systemctl stop kakoi && kakoi down
+check "cgroups left" "" "$(find /sys/fs/cgroup -maxdepth 1 -name 'kakoi*' ! -name kakoi.service)"
+check "mounts left" "" "$(grep -E '/var/lib/(kubelet|kakoi)/' /proc/self/mountinfo)"
+check "shims left" "" "$(pgrep -a kakoi)"
+[ $failed = 0 ] && echo "vm: all passed" || journalctl -u kakoi --no-pager | tail -n 80
+sync
