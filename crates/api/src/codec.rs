@@ -151,10 +151,9 @@ pub fn decode(
                 .map_err(|refusal| refusal.into_error(expected, body))
         }
         MediaType::Protobuf => {
-            protobuf::decode(body, root, expected).map_err(unrecognized).and_then(|message| {
-                check_kind(&message.api_version, &message.kind, expected)?;
-                Ok(Decoded { object: with_kind(message.object, expected), unknown: Vec::new() })
-            })
+            let message = protobuf::decode(body, root).map_err(unrecognized)?;
+            check_kind(&message.api_version, &message.kind, expected)?;
+            typed_object(message.object, root, expected)
         }
     }
 }
@@ -204,16 +203,19 @@ fn typed(
     let api_version = head_text(&node, "apiVersion")?;
     let kind = head_text(&node, "kind")?;
     check_kind(&api_version, &kind, expected).map_err(Refusal::Error)?;
-    let typed = typed::decode(node, root).map_err(|reason| {
-        Refusal::Error(DecodeError::Unhandled {
-            found: expected.kind.to_owned(),
-            version: expected.version.to_owned(),
-            kind: expected.kind.to_owned(),
-            reason,
-        })
+    let decoded = typed_object(node, root, expected).map_err(Refusal::Error)?;
+    unknown.extend(decoded.unknown);
+    Ok(Decoded { object: decoded.object, unknown })
+}
+
+fn typed_object(node: Node, root: &'static Type, expected: Expected<'_>) -> Result<Decoded, DecodeError> {
+    let typed = typed::decode(node, root).map_err(|reason| DecodeError::Unhandled {
+        found: expected.kind.to_owned(),
+        version: expected.version.to_owned(),
+        kind: expected.kind.to_owned(),
+        reason,
     })?;
-    unknown.extend(typed.complaints);
-    Ok(Decoded { object: with_kind(typed.object, expected), unknown })
+    Ok(Decoded { object: with_kind(typed.object, expected), unknown: typed.complaints })
 }
 
 /// A text member of the head, empty when absent.

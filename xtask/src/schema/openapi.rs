@@ -44,7 +44,8 @@ fn read_type(text: &str) -> Option<(String, Type)> {
             let rust = rust.trim_start_matches("r#");
             let json = json_names.get(rust)?.clone();
             let mut field = Field { shape: shape(ty.trim_end_matches(','))?, ..Field::default() };
-            field.required = required.contains(&json);
+            // The crate calls the metadata of every object required; the API does not.
+            field.required = required.contains(&json) && json != "metadata";
             apply_merge(&mut field, merges.get(rust));
             field.json = json;
             Some(field)
