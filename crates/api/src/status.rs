@@ -105,6 +105,11 @@ impl Status {
             .about(kind, name)
     }
 
+    /// 404 in the words of another server.
+    pub fn not_found_text(message: impl Into<String>) -> Self {
+        Self::failure(404, "NotFound", message)
+    }
+
     /// 404: no resource is served at that path.
     pub fn unknown_path() -> Self {
         let mut status = Self::failure(404, "NotFound", UNKNOWN_PATH);
