@@ -118,8 +118,7 @@ impl ImageStore {
         let (sender, receiver) = watch::channel(Progress::default());
         let (puller, registries) = (Arc::clone(&self.puller), Arc::clone(&self.registries));
         let running: Running = Box::pin(async move {
-            let candidates =
-                registries.candidates(&reference, auth.as_ref()).await.map_err(PullError::Hosts)?;
+            let candidates = registries.candidates(&reference, auth.as_ref()).map_err(PullError::Hosts)?;
             let job = Job { reference, candidates, names: None, progress: sender };
             puller.pull(&job).await.map_err(Arc::new)
         });

@@ -25,6 +25,6 @@ pub use image_store::{ImagePin, ImageStore, ImageStoreConfig};
 pub use manifest::{Descriptor, DocumentError, Index, Manifest, OCI_INDEX, OCI_MANIFEST, Platform};
 pub use pull::{Progress, RegistryAuth};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
-pub use registry::{HostsError, NetworkConfig};
+pub use registry::{HostsError, NetworkConfig, Proxies};
 pub use store::{ImageRecord, StoreError, Usage};
 pub use unpack::{ContentError, PathError, UnpackError};

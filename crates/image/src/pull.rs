@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::error::{Attempt, AttemptError, Attempts, PullError};
 use crate::manifest::{Descriptor, Document, MAX_DOCUMENT, Manifest, Platform};
 use crate::reference::Reference;
-use crate::source::{BlobStream, Candidate, Fetched, Source};
+use crate::source::{BlobStream, Candidate, Fetched, Part, Source};
 use crate::store::{ImageRecord, LayerPin, Names, NewImage, NewLayer, Store, StoreError, chain_key, key_of};
 use crate::unpack::{InputError, Promise, Tree, UnpackError, complete, unpack_layer};
 
@@ -129,8 +129,20 @@ impl Puller {
 
     /// Pulls one image.
     pub(crate) async fn pull(&self, job: &Job) -> Result<ImageRecord, PullError> {
+        if let Some(known) = self.unchanged(job).await {
+            return Ok(known);
+        }
         let (plan, sources) = self.plan(job).await?;
         self.install(plan, &sources, &job.progress).await
+    }
+
+    /// The image that is here, if the registry says that the tag still means it. This is what most pulls with
+    /// `imagePullPolicy: Always` come to, and such a question does not count against registries' pull limits.
+    async fn unchanged(&self, job: &Job) -> Option<ImageRecord> {
+        let known = self.store.resolve(&job.reference.to_string())?;
+        let candidate = job.candidates.iter().find(|candidate| candidate.can_resolve)?;
+        let digest = candidate.source.head(&job.reference).await?;
+        known.repo_digests.contains(&job.reference.repo_digest(&digest)).then_some(known)
     }
 
     /// Fetches and checks the image's documents.
@@ -140,7 +152,7 @@ impl Puller {
         let others = others.map(|candidate| &candidate.source).filter(|source| !Arc::ptr_eq(source, &first));
         let sources: Vec<_> = std::iter::once(&first).chain(others).cloned().collect();
         let (manifest, manifest_size) = self.select(job, &sources, &top).await?;
-        let config = self.fetch(job, &sources, "configuration", &manifest.config).await?;
+        let config = self.fetch(job, &sources, Part::Configuration, &manifest.config).await?;
         let reference = job.reference.to_string();
         let unusable = |reason: String| PullError::Image { reference: reference.clone(), reason };
         let document: ImageDocument = serde_json::from_slice(&config.bytes)
@@ -199,7 +211,7 @@ impl Puller {
                 let offered: Vec<_> = offered.map(ToString::to_string).collect();
                 return Err(self.other_platform(&reference(), offered.join(", ")));
             };
-            fetched = self.fetch(job, sources, "manifest", &entry).await?;
+            fetched = self.fetch(job, sources, Part::Manifest, &entry).await?;
         }
         Err(PullError::Image { reference: reference(), reason: "its indexes are nested too deep".to_owned() })
     }
@@ -219,22 +231,22 @@ impl Puller {
         &self,
         job: &Job,
         sources: &[Arc<Source>],
-        part: &'static str,
+        part: Part,
         wanted: &Descriptor,
     ) -> Result<Fetched, PullError> {
         let reference = job.reference.to_string();
         if wanted.size > MAX_DOCUMENT {
-            let reason = format!("its {part} has {} bytes; at most 8 MiB is read", wanted.size);
+            let reason = format!("its {} has {} bytes; at most 8 MiB is read", part.name(), wanted.size);
             return Err(PullError::Image { reference, reason });
         }
         let mut attempts = Attempts::default();
         for source in sources {
-            match source.document(&job.reference, wanted).await {
+            match source.document(&job.reference, wanted, part).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => attempts.0.push(attempt(source, error)),
             }
         }
-        Err(PullError::Part { reference, part, digest: wanted.digest.clone(), attempts })
+        Err(PullError::Part { reference, part: part.name(), digest: wanted.digest.clone(), attempts })
     }
 
     /// Brings the layers into the store and adds the image.

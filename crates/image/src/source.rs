@@ -12,6 +12,7 @@ use crate::error::AttemptError;
 use crate::layout::Layout;
 use crate::manifest::{Descriptor, Platform};
 use crate::reference::Reference;
+use crate::registry::Repository;
 use crate::unpack::ContentError;
 
 /// A fetched document and what it was fetched as.
@@ -36,6 +37,25 @@ impl Fetched {
 /// The bytes of a blob as they come; unverified.
 pub(crate) type BlobStream = BoxStream<'static, Result<Bytes, AttemptError>>;
 
+/// What kind of document is fetched; registries keep the kinds apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A manifest or an index.
+    Manifest,
+    /// The image's configuration.
+    Configuration,
+}
+
+impl Part {
+    /// Its name, for messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
 /// A place for one image's repository.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
@@ -46,6 +66,8 @@ pub(crate) enum Source {
         /// Those that may hold the repository.
         layouts: Vec<Layout>,
     },
+    /// A registry or a mirror of one.
+    Registry(Arc<Repository>),
     /// The layers of a file written by `docker save`, by the digest of their archives.
     Files {
         /// The file's path.
@@ -76,6 +98,7 @@ impl Source {
     pub(crate) fn place(&self) -> String {
         match self {
             Self::Layouts { place, .. } | Self::Files { place, .. } => place.clone(),
+            Self::Registry(repository) => repository.place(),
         }
     }
 
@@ -86,6 +109,9 @@ impl Source {
         platform: &Platform,
     ) -> Result<Fetched, AttemptError> {
         match self {
+            Self::Registry(repository) => {
+                repository.manifest(reference.identifier(), reference.digest()).await
+            }
             Self::Layouts { layouts, .. } => {
                 let mut answer = no_layout(reference);
                 for layout in layouts {
@@ -100,13 +126,26 @@ impl Source {
         }
     }
 
+    /// What the reference's tag means, when that is cheaper to ask than the document itself.
+    pub(crate) async fn head(&self, reference: &Reference) -> Option<Digest> {
+        match self {
+            Self::Registry(repository) => repository.head(reference).await.ok().flatten(),
+            Self::Layouts { .. } | Self::Files { .. } => None,
+        }
+    }
+
     /// A small document by its descriptor, verified.
     pub(crate) async fn document(
         &self,
         reference: &Reference,
         wanted: &Descriptor,
+        part: Part,
     ) -> Result<Fetched, AttemptError> {
         match self {
+            Self::Registry(repository) => match part {
+                Part::Manifest => repository.manifest(wanted.digest.as_str(), Some(&wanted.digest)).await,
+                Part::Configuration => repository.small_blob(wanted).await,
+            },
             Self::Layouts { layouts, .. } => {
                 let mut answer = no_layout(reference);
                 for layout in layouts {
@@ -128,6 +167,7 @@ impl Source {
         wanted: &Descriptor,
     ) -> Result<BlobStream, AttemptError> {
         match self {
+            Self::Registry(repository) => repository.blob(wanted).await,
             Self::Layouts { layouts, .. } => {
                 let mut answer = no_layout(reference);
                 for layout in layouts {

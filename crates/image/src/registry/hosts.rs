@@ -307,7 +307,7 @@ fn tls_files(table: &Table, dir: &Path) -> TlsFiles {
     TlsFiles { ca, client, skip_verify: table.skip_verify }
 }
 
-fn is_loopback(authority: &str) -> bool {
+pub(super) fn is_loopback(authority: &str) -> bool {
     let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

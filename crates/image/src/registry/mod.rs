@@ -1,16 +1,27 @@
 //! Registries: where they are configured to be, and the client that speaks to them.
 
+mod auth;
+mod client;
 pub(crate) mod hosts;
+mod http_client;
+mod route;
+mod tls;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
+
+pub(crate) use client::Repository;
 pub use hosts::HostsError;
+pub use route::Proxies;
 
 use crate::pull::RegistryAuth;
 use crate::reference::Reference;
 use crate::source::{Candidate, Source};
-use hosts::{Place, hosts_of};
+use hosts::{Endpoint, Host, Place, hosts_of};
+use http_client::HttpClient;
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
@@ -25,15 +36,17 @@ pub struct NetworkConfig {
     pub retries: u32,
     /// First wait before trying again; it doubles.
     pub backoff: Duration,
+    /// Proxies on the way.
+    pub proxies: Proxies,
 }
 
 impl NetworkConfig {
-    /// Field-tested limits, and the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+    /// The usual limits, and the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
     pub fn from_env() -> Self {
-        Self::direct()
+        Self { proxies: Proxies::from_env(), ..Self::direct() }
     }
 
-    /// Field-tested limits and no proxy.
+    /// The usual limits and no proxy.
     pub fn direct() -> Self {
         Self {
             connect_timeout: Duration::from_secs(15),
@@ -41,37 +54,58 @@ impl NetworkConfig {
             idle_timeout: Duration::from_secs(30),
             retries: 4,
             backoff: Duration::from_millis(250),
+            proxies: Proxies::default(),
         }
     }
 }
 
-/// All registries, with their clients.
+/// All registries.
 #[derive(Debug)]
 pub(crate) struct Registries {
     certs_dir: PathBuf,
     network: NetworkConfig,
+    proxies: Arc<Matcher>,
 }
 
 impl Registries {
     pub(crate) fn new(certs_dir: PathBuf, network: NetworkConfig) -> Self {
-        Self { certs_dir, network }
+        let proxies = Arc::new(network.proxies.matcher());
+        Self { certs_dir, network, proxies }
     }
 
-    /// The places to ask for `reference`, in order.
-    pub(crate) async fn candidates(
+    /// The places to ask for `reference`, in order. Reads the registry's configuration and certificates anew, so
+    /// that a change counts at the next pull.
+    pub(crate) fn candidates(
         &self,
         reference: &Reference,
-        _auth: Option<&RegistryAuth>,
+        auth: Option<&RegistryAuth>,
     ) -> Result<Vec<Candidate>, HostsError> {
         let hosts = hosts_of(&self.certs_dir, reference)?;
-        let candidate = |host: hosts::Host| match host.place {
-            Place::Layouts(dir) => Some(Candidate {
-                source: Source::layouts(&dir, reference),
-                can_resolve: host.can_resolve,
-                can_pull: host.can_pull,
-            }),
-            Place::Registry(_) => None,
+        hosts.into_iter().map(|host| self.candidate(host, reference, auth)).collect()
+    }
+
+    fn candidate(
+        &self,
+        host: Host,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<Candidate, HostsError> {
+        let source = match host.place {
+            Place::Layouts(dir) => Source::layouts(&dir, reference),
+            Place::Registry(endpoint) => Arc::new(self.registry(*endpoint, reference, auth)?),
         };
-        Ok(hosts.into_iter().filter_map(candidate).collect())
+        Ok(Candidate { source, can_resolve: host.can_resolve, can_pull: host.can_pull })
+    }
+
+    fn registry(
+        &self,
+        endpoint: Endpoint,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<Source, HostsError> {
+        let tls = tls::client_config(&endpoint.tls)?;
+        let http = HttpClient::new(tls, Arc::clone(&self.proxies), self.network.connect_timeout);
+        let repository = Repository::new(endpoint, reference, auth.cloned(), self.network.clone(), http);
+        Ok(Source::Registry(Arc::new(repository)))
     }
 }
