@@ -11,7 +11,7 @@ pub use bind::{BindError, BindPlan, Propagation, bind, filesystem_type, is_id_ma
 pub use namespace::{
     TRIMMED_EMPTY, TRIMMED_NULL, TRIMMED_ROOT, TRIMMED_SHM, in_private_namespace, trimmed_namespace,
 };
-pub use overlay::{OverlayError, OverlayPlan, clone_layers, overlay};
+pub use overlay::{OverlayError, OverlayPlan, Upper, clone_layers, overlay};
 
 use rustix::io::Errno;
 use rustix::mount::{
