@@ -1,12 +1,16 @@
 //! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.
 
+mod apiwatch;
+mod cgroup;
 mod clock;
 mod env;
+mod event;
 pub mod idspace;
 mod object;
 mod places;
 mod pod;
 mod quantity;
+mod runtime;
 mod uid;
 mod userns;
 mod volume;

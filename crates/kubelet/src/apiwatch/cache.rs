@@ -1,0 +1,170 @@
+//! The referenced `ConfigMap`s and `Secret`s of this node's Pods, each watched alone and only while a Pod needs it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures::FutureExt as _;
+use futures::future::select_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Object, Target, Update};
+use crate::object::{References, Snapshot};
+
+/// What is known of one object.
+#[derive(Clone, Debug)]
+enum Known<K> {
+    Unknown,
+    Absent,
+    Present(Arc<K>),
+}
+
+/// One object's watch; it ends with the last Pod that holds it.
+#[derive(Debug)]
+struct Entry<K> {
+    state: watch::Receiver<Known<K>>,
+    stop: CancellationToken,
+}
+
+impl<K> Drop for Entry<K> {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+type Entries<K> = Mutex<HashMap<(String, String), Weak<Entry<K>>>>;
+
+/// All watched objects.
+pub(crate) struct ObjectCache {
+    client: Client,
+    config_maps: Entries<ConfigMap>,
+    secrets: Entries<Secret>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// The objects of one Pod, kept up to date while this lives.
+#[derive(Debug, Default)]
+pub(crate) struct PodObjects {
+    references: References,
+    config_maps: Vec<(String, Arc<Entry<ConfigMap>>, watch::Receiver<Known<ConfigMap>>)>,
+    secrets: Vec<(String, Arc<Entry<Secret>>, watch::Receiver<Known<Secret>>)>,
+}
+
+impl ObjectCache {
+    pub(crate) fn new(client: Client, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { client, config_maps: Entries::default(), secrets: Entries::default(), tasks, shutdown }
+    }
+
+    /// Watches what `references` names, in `namespace`; what `held` watches already is kept.
+    pub(crate) fn hold(&self, namespace: &str, references: References, held: &mut PodObjects) {
+        if held.references == references {
+            return;
+        }
+        let config_maps = references.config_maps.iter().map(|name| {
+            let entry = self.entry(&self.config_maps, "configmaps", namespace, name);
+            let receiver = entry.state.clone();
+            (name.clone(), entry, receiver)
+        });
+        let config_maps = config_maps.collect();
+        let secrets = references.secrets.iter().map(|name| {
+            let entry = self.entry(&self.secrets, "secrets", namespace, name);
+            let receiver = entry.state.clone();
+            (name.clone(), entry, receiver)
+        });
+        let secrets = secrets.collect();
+        *held = PodObjects { references, config_maps, secrets };
+    }
+
+    fn entry<K: Object + Sync>(
+        &self,
+        entries: &Entries<K>,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Arc<Entry<K>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
+            return entry;
+        }
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let stop = self.shutdown.child_token();
+        let (state, receiver) = watch::channel(Known::Unknown);
+        let target = Target {
+            path: format!("/api/v1/namespaces/{namespace}/{resource}"),
+            fields: format!("metadata.name={name}"),
+        };
+        let (updates, changes) = mpsc::channel(8);
+        self.tasks.spawn(super::watch(self.client.clone(), target, updates, stop.clone()));
+        self.tasks.spawn(follow(changes, state));
+        let entry = Arc::new(Entry { state: receiver, stop });
+        entries.insert(key, Arc::downgrade(&entry));
+        entry
+    }
+}
+
+/// Turns updates of one object into its state.
+async fn follow<K: Object + Sync>(mut changes: mpsc::Receiver<Update<K>>, state: watch::Sender<Known<K>>) {
+    while let Some(update) = changes.recv().await {
+        let known = match update {
+            Update::Snapshot(mut objects) => match objects.pop() {
+                Some(object) => Known::Present(Arc::new(object)),
+                None => Known::Absent,
+            },
+            Update::Applied(object) => Known::Present(Arc::new(object)),
+            Update::Deleted(_) => Known::Absent,
+        };
+        state.send_replace(known);
+    }
+}
+
+impl PodObjects {
+    /// The objects as they are now; waits until each has been looked up once.
+    pub(crate) async fn snapshot(&mut self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, _, receiver) in &mut self.config_maps {
+            if let Some(object) = settled(receiver).await {
+                snapshot.config_maps.insert(name.clone(), object);
+            }
+        }
+        for (name, _, receiver) in &mut self.secrets {
+            if let Some(object) = settled(receiver).await {
+                snapshot.secrets.insert(name.clone(), object);
+            }
+        }
+        snapshot
+    }
+
+    /// Ends when one of the objects has changed since the last [`snapshot`](Self::snapshot).
+    pub(crate) async fn changed(&mut self) {
+        let maps = self.config_maps.iter_mut().map(|(_, _, receiver)| change(receiver).boxed());
+        let secrets = self.secrets.iter_mut().map(|(_, _, receiver)| change(receiver).boxed());
+        let all: Vec<_> = maps.chain(secrets).collect();
+        if all.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(all).await;
+    }
+}
+
+async fn change<K>(receiver: &mut watch::Receiver<Known<K>>) {
+    if receiver.changed().await.is_err() {
+        // The watch ends only with the node agent.
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn settled<K>(receiver: &mut watch::Receiver<Known<K>>) -> Option<Arc<K>> {
+    let known = receiver.wait_for(|known| !matches!(known, Known::Unknown)).await;
+    let object = match known.as_deref() {
+        Ok(Known::Present(object)) => Some(Arc::clone(object)),
+        _ => None,
+    };
+    drop(known);
+    receiver.mark_unchanged();
+    object
+}
