@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod feature;
 pub mod kind;
 pub mod name;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;
