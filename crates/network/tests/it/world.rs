@@ -196,7 +196,7 @@ impl World {
 
     /// Links, rules and the switch: all that a network may leave behind.
     pub fn footprint(&self) -> String {
-        self.node.shell("ip -o link | sed 's/^[0-9]*: //; s/qdisc.*//'; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; cat /proc/sys/net/ipv4/ip_forward; ip route")
+        self.node.shell("ip -o link | awk '{print $2}'; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; cat /proc/sys/net/ipv4/ip_forward; ip route")
     }
 }
 
