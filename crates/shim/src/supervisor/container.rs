@@ -33,7 +33,11 @@ pub(super) struct Container {
 pub(super) enum State {
     Created,
     Starting,
-    Running { pid: i32, pidfd: OwnedFd },
+    /// Without a descriptor if it had ended before the shim could open one.
+    Running {
+        pid: i32,
+        pidfd: Option<OwnedFd>,
+    },
     Exited(Exit),
 }
 
@@ -52,7 +56,7 @@ impl Container {
     }
 
     pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        if let State::Running { pidfd, .. } = &self.state { Some(pidfd.as_fd()) } else { None }
+        if let State::Running { pidfd, .. } = &self.state { pidfd.as_ref().map(AsFd::as_fd) } else { None }
     }
 
     pub(super) fn exit(&self) -> Option<&Exit> {

@@ -119,8 +119,6 @@ impl Supervisor {
                 if let (Some(streams), Some(master)) = (&mut container.streams, terminal) {
                     streams.set_terminal(master).map_err(report::setup("use the terminal"))?;
                 }
-                let pidfd = pidfd.map_or_else(|| std::fs::File::open("/empty").map(OwnedFd::from), Ok);
-                let pidfd = pidfd.map_err(report::setup("hold the container's process"))?;
                 container.state = State::Running { pid: started.pid, pidfd };
                 Ok(Vec::new())
             }

@@ -1,7 +1,125 @@
 //! Control groups, v2 and v1 (one directory per hierarchy): laid out and limited as plans, then applied.
+//!
+//! A group is named by its path below the mount point (`/kubepods/pod1/container`), the same in every hierarchy.
+//! Nothing here moves a process: they are born in their group ([`crate::process`]) or enter it themselves.
+
+mod apply;
+mod device;
+mod plan;
+mod stat;
+
+pub use apply::{CgroupError, apply, kill, open, processes, remove};
+pub use device::DeviceRule;
+pub use plan::{HugePages, Limits, Plan, Step, plan_create, plan_update};
+pub use stat::{Stats, stats};
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Where the machine's hierarchies are mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The v2 hierarchy.
+    pub unified: Option<PathBuf>,
+    /// The v1 hierarchies.
+    pub legacy: Vec<Hierarchy>,
+}
+
+/// A v1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its controllers or its name: `memory`, `cpu,cpuacct`, `name=systemd`.
+    pub controllers: String,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+}
+
+impl Hierarchy {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.split(',').any(|one| one == controller)
+    }
+}
+
+impl Layout {
+    /// Reads the mount table.
+    ///
+    /// # Errors
+    /// What `/proc` said; [`io::ErrorKind::NotFound`] if no hierarchy is mounted.
+    pub fn detect() -> io::Result<Self> {
+        let layout = Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?);
+        if layout == Self::default() {
+            let text = "no cgroup hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        Ok(layout)
+    }
+
+    /// From the text of a `/proc/PID/mountinfo`. A hierarchy that is mounted twice counts once.
+    pub fn parse(mountinfo: &str) -> Self {
+        let mut layout = Self::default();
+        for line in mountinfo.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let mount = left.split(' ').nth(4).map(PathBuf::from);
+            let mut right = right.split(' ');
+            let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
+            match (kind, mount) {
+                (Some("cgroup2"), Some(mount)) => drop(layout.unified.get_or_insert(mount)),
+                (Some("cgroup"), Some(mount)) => layout.add_legacy(options, mount),
+                _ => {}
+            }
+        }
+        layout
+    }
+
+    fn add_legacy(&mut self, options: &str, mount: PathBuf) {
+        const CONTROLLERS: [&str; 13] = [
+            "cpu",
+            "cpuacct",
+            "cpuset",
+            "memory",
+            "devices",
+            "freezer",
+            "blkio",
+            "pids",
+            "hugetlb",
+            "net_cls",
+            "net_prio",
+            "perf_event",
+            "rdma",
+        ];
+        let is_ours = |option: &&str| CONTROLLERS.contains(option) || option.starts_with("name=");
+        let controllers = options.split(',').filter(is_ours).collect::<Vec<_>>().join(",");
+        if !controllers.is_empty() && self.legacy.iter().all(|known| known.controllers != controllers) {
+            self.legacy.push(Hierarchy { controllers, mount });
+        }
+    }
+
+    /// Whether every controller is in the v2 hierarchy.
+    pub fn is_unified(&self) -> bool {
+        self.legacy.is_empty()
+    }
+
+    /// The directories of a group in all hierarchies, the v2 one first.
+    pub fn directories(&self, group: &str) -> Vec<PathBuf> {
+        let mounts = self.unified.iter().chain(self.legacy.iter().map(|hierarchy| &hierarchy.mount));
+        mounts.map(|mount| below(mount, group)).collect()
+    }
+
+    /// Where a controller's files of a group are.
+    pub fn controller(&self, name: &str, group: &str) -> Option<PathBuf> {
+        let legacy =
+            self.legacy.iter().find(|hierarchy| hierarchy.has(name)).map(|hierarchy| &hierarchy.mount);
+        let mount = if self.is_unified() { self.unified.as_ref() } else { legacy };
+        mount.map(|mount| below(mount, group))
+    }
+}
+
+/// A group's path has no say above its mount point.
+fn below(mount: &Path, group: &str) -> PathBuf {
+    let parts = group.split('/').filter(|part| !part.is_empty() && *part != "." && *part != "..");
+    mount.join(parts.collect::<PathBuf>())
+}
 
 /// One group's open directories in every hierarchy of the machine.
 #[derive(Debug, Default)]
@@ -80,11 +198,8 @@ fn signal_listed(directory: &OwnedFd, signal: i32) -> io::Result<()> {
     let mut result = Ok(());
     for _ in 0..100 {
         let text = read_at(directory, "cgroup.procs")?;
-        let fresh: Vec<i32> = text
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter(|pid| *pid > 0 && seen.insert(*pid))
-            .collect();
+        let listed = text.lines().filter_map(|line| line.parse::<i32>().ok());
+        let fresh: Vec<i32> = listed.filter(|pid| *pid > 0 && seen.insert(*pid)).collect();
         if fresh.is_empty() {
             break;
         }
@@ -126,4 +241,34 @@ fn write_at(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
     let file = openat(directory, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(file, text.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_machine_is_recognised() {
+        let text = "\
+            40 1 0:30 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+            41 40 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            42 40 0:32 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+            43 40 0:33 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+            44 40 0:31 / /elsewhere rw - cgroup cgroup rw,cpu,cpuacct\n";
+        let layout = Layout::parse(text);
+        assert_eq!(layout.unified.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        let names: Vec<&str> = layout.legacy.iter().map(|one| one.controllers.as_str()).collect();
+        assert_eq!(names, ["cpu,cpuacct", "name=systemd"]);
+        assert!(!layout.is_unified());
+        assert_eq!(
+            layout.controller("cpuacct", "/a/b").unwrap(),
+            Path::new("/sys/fs/cgroup/cpu,cpuacct/a/b")
+        );
+        assert_eq!(layout.controller("memory", "/a"), None);
+    }
+
+    #[test]
+    fn a_group_stays_below_its_mount_point() {
+        assert_eq!(below(Path::new("/sys/fs/cgroup"), "/../../etc//x"), Path::new("/sys/fs/cgroup/etc/x"));
+    }
 }
