@@ -1,0 +1,126 @@
+//! What the server itself adds to or forbids in a write, beside the kind's own rules: namespaces must be there and stay,
+//! and a Pod gets its service account's token.
+
+use std::time::Duration;
+
+use api::admission as rules;
+use api::status::Status;
+use serde_json::Value;
+
+use crate::meta;
+use crate::write::Write;
+
+/// The namespaces that nobody may delete.
+const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// How long a Pod's creation waits for the account `default` of a new namespace.
+const ACCOUNT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Completes a new object, or forbids it.
+pub(crate) async fn create(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    if write.kind.namespaced {
+        check_namespace(write, meta::text(object, "name"))?;
+    }
+    if write.kind.kind == "Pod" {
+        return admit_pod(write, object).await;
+    }
+    Ok(())
+}
+
+/// Service account, its token, tolerations, priority; for kubelets only the images of their own static Pods.
+async fn admit_pod(write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+    let name = meta::text(pod, "name").to_owned();
+    let forbidden = |why: &str| Status::forbidden(write.kind, &name, why);
+    if let Some(node) = write.user.node_name() {
+        let own = pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node);
+        if !rules::is_mirror(pod) {
+            return Err(forbidden(&format!(
+                "pod does not have \"{}\" annotation, node \"{node}\" can only create mirror pods",
+                rules::MIRROR_ANNOTATION
+            )));
+        }
+        if !own {
+            return Err(forbidden(&format!(
+                "node \"{node}\" can only create pods with spec.nodeName set to itself"
+            )));
+        }
+    }
+    let account = rules::service_account_name(pod);
+    let account =
+        if account.is_empty() { Value::Null } else { service_account(write, &account, &forbidden).await? };
+    rules::admit_pod(pod, &account, rand::random()).map_err(|why| forbidden(&why))
+}
+
+/// The Pod's service account. One that a controller is just about to make for a new namespace is waited for.
+async fn service_account(
+    write: &Write<'_>,
+    name: &str,
+    forbidden: &impl Fn(&str) -> Status,
+) -> Result<Value, Status> {
+    let namespace = &write.info.namespace;
+    let Some(kind) = api::kind::find("", "v1", "serviceaccounts") else { return Ok(Value::Null) };
+    let Some(table) = write.server.cache.table(kind) else { return Ok(Value::Null) };
+    let mut changed = table.subscribe();
+    let key = format!("{namespace}/{name}");
+    let wait = async {
+        loop {
+            if let Some(found) = table.get(&key) {
+                return found.value();
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let patience = if name == rules::DEFAULT_SERVICE_ACCOUNT { ACCOUNT_PATIENCE } else { Duration::ZERO };
+    tokio::time::timeout(patience, wait)
+        .await
+        .map_err(|_| forbidden(&rules::missing_service_account(namespace, name)))
+}
+
+/// Forbids a change: a kubelet reports the status of its own Pods alone.
+pub(crate) fn update(write: &Write<'_>, old: &Value) -> Result<(), Status> {
+    match write.user.node_name() {
+        Some(node) if write.kind.kind == "Pod" => check_own_pod(write, node, old, "update pod status for"),
+        _ => Ok(()),
+    }
+}
+
+fn check_own_pod(write: &Write<'_>, node: &str, pod: &Value, action: &str) -> Result<(), Status> {
+    if pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node) {
+        return Ok(());
+    }
+    let why = format!("node \"{node}\" can only {action} pods with spec.nodeName set to itself");
+    Err(Status::forbidden(write.kind, meta::text(pod, "name"), &why))
+}
+
+/// Forbids a deletion.
+pub(crate) fn delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    let name = meta::text(object, "name");
+    if write.kind.kind == "Namespace" && IMMORTAL.contains(&name) {
+        return Err(Status::forbidden(write.kind, name, "this namespace may not be deleted"));
+    }
+    match write.user.node_name() {
+        Some(node) if write.kind.kind == "Pod" => check_own_pod(write, node, object, "delete"),
+        _ => Ok(()),
+    }
+}
+
+/// A namespace must exist, and one that is being deleted takes nothing new.
+fn check_namespace(write: &Write<'_>, name: &str) -> Result<(), Status> {
+    let namespace = &write.info.namespace;
+    let Some(kind) = api::kind::find("", "v1", "namespaces") else { return Ok(()) };
+    let Some(found) = write.server.cache.get(kind, namespace) else {
+        return Err(Status::not_found(kind, namespace));
+    };
+    if meta::get(&found.value(), "deletionTimestamp").is_none() {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let cause = format!("namespace {namespace} is being terminated");
+    Err(Status::forbidden(write.kind, name, &why).with_cause(
+        "NamespaceTerminating",
+        cause,
+        "metadata.namespace",
+    ))
+}
