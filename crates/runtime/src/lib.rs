@@ -1,1 +1,199 @@
-//! The CRI services over images, network and shims.
+//! The container runtime: the CRI services over images, the Pod network and one shim per Pod.
+//!
+//! [`Runtime::start`] finds what an earlier daemon left and takes it over; [`Runtime::services`] are what a CRI
+//! transport serves. Requests are worked out as plans first (pure functions), then carried out in short steps, each
+//! of which is recorded so that the daemon may die between any two. Containers belong to their shims, so
+//! [`Runtime::shutdown`] leaves them running; [`Runtime::stop_all`] ends them.
+
+mod cgroup;
+mod config;
+mod container;
+mod core;
+mod crash;
+mod error;
+mod features;
+mod files;
+mod id;
+mod mapping;
+mod process;
+mod record;
+mod recover;
+mod sandbox;
+mod seccomp;
+mod service;
+mod state;
+mod stats;
+mod streaming;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use shim::client::Launcher;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+pub use config::RuntimeConfig;
+pub use crash::{CrashHook, CrashPoint};
+pub use service::{ImageServer, RuntimeServer};
+
+use crate::core::{Core, containers_dir, make_dir, sandboxes_dir, shims_dir};
+use crate::features::{Features, Probe};
+use crate::state::Table;
+use crate::streaming::Streaming;
+
+/// The static `kakoi-shim` program that this crate was built with, for [`RuntimeConfig::shim`].
+pub const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kakoi-shim"));
+
+/// Why a runtime can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory, a cgroup or the shims' launcher could not be made, or records could not be read.
+    #[error("start the container runtime: {0}")]
+    Prepare(String),
+    /// The streaming server has no port.
+    #[error("start the container runtime: listen on 127.0.0.1 for exec, attach and port-forward: {0}")]
+    Listen(std::io::Error),
+}
+
+/// Why the containers could not all be ended.
+#[derive(Debug, thiserror::Error)]
+#[error("stop all Pods: {0}")]
+pub struct StopError(String);
+
+/// A running container runtime.
+#[derive(Debug)]
+pub struct Runtime {
+    core: Arc<Core>,
+}
+
+impl Runtime {
+    /// Starts the runtime and takes over what an earlier one left. Ends when `shutdown` is cancelled; then call
+    /// [`Runtime::shutdown`] to join its tasks.
+    ///
+    /// # Errors
+    /// When its directories, its cgroup, its launcher or its streaming server can't be made.
+    pub async fn start(config: RuntimeConfig, shutdown: CancellationToken) -> Result<Self, StartError> {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .await
+            .map_err(StartError::Listen)?;
+        let address = listener.local_addr().map_err(StartError::Listen)?;
+        let prepared =
+            tokio::task::spawn_blocking(move || prepare(config, Streaming::new(address), shutdown)).await;
+        let core = prepared.unwrap_or_else(|error| Err(StartError::Prepare(error.to_string())))?;
+        recover::recover(&core).await.map_err(|error| StartError::Prepare(error.to_string()))?;
+        reconcile(&core).await;
+        core.tasks.spawn(streaming::serve(Arc::clone(&core), listener));
+        Ok(Self { core })
+    }
+
+    /// The two CRI services of this runtime.
+    pub fn services(&self) -> (RuntimeServer, ImageServer) {
+        (RuntimeServer(Arc::clone(&self.core)), ImageServer(Arc::clone(&self.core)))
+    }
+
+    /// Serves CRI to clients in this process until the runtime shuts down.
+    pub fn connect(&self) -> Channel {
+        let (incoming, channel) = cri::in_memory();
+        let (runtime, image) = self.services();
+        let serving = cri::serve(runtime, image, incoming, self.core.shutdown.clone());
+        self.core.tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the in-memory CRI server ended");
+            }
+        });
+        channel
+    }
+
+    /// Serves CRI on a Unix socket until the runtime shuts down.
+    ///
+    /// # Errors
+    /// When the socket can't be listened on.
+    pub async fn listen(&self, socket: &std::path::Path) -> Result<(), cri::BindError> {
+        let listener = cri::bind_unix(socket).await?;
+        let (runtime, image) = self.services();
+        let serving =
+            cri::serve(runtime, image, UnixListenerStream::new(listener), self.core.shutdown.clone());
+        self.core.tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the CRI server ended");
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends every Pod, as `kakoi down` does. All are tried.
+    ///
+    /// # Errors
+    /// The first of what went wrong.
+    pub async fn stop_all(&self) -> Result<(), StopError> {
+        let mut first = None;
+        for sandbox in self.core.table.sandboxes() {
+            let removed =
+                self.core.complete(sandbox::remove(Arc::clone(&self.core), sandbox.id.clone())).await;
+            if let Err(error) = removed {
+                tracing::error!(sandbox = sandbox.id, %error, "cannot end a Pod");
+                first.get_or_insert(error.to_string());
+            }
+        }
+        first.map_or(Ok(()), |error| Err(StopError(error)))
+    }
+
+    /// Stops serving and joins all tasks. The Pods run on.
+    pub async fn shutdown(self) {
+        self.core.shutdown.cancel();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+}
+
+fn prepare(
+    config: RuntimeConfig,
+    streaming: Streaming,
+    shutdown: CancellationToken,
+) -> Result<Arc<Core>, StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError::Prepare(error.to_string());
+    let directories: [PathBuf; 3] =
+        [sandboxes_dir(&config.state_dir), containers_dir(&config.state_dir), shims_dir(&config.run_dir)];
+    for directory in directories {
+        make_dir(&directory).map_err(|error| failed(&error))?;
+    }
+    let features = Features::probe(&Probe {
+        state_dir: &config.state_dir,
+        layers_dir: &config.images.layers_dir(),
+        probe_dirs: &config.probe_dirs,
+        etc: &config.etc,
+    });
+    let launcher = Launcher::new(&config.shim)
+        .map_err(|error| StartError::Prepare(format!("make the shims' launcher: {error}")))?;
+    let cgroups = cgroup::Cgroups::open(&config.cgroup_parent).map_err(|error| failed(&error))?;
+    Ok(Arc::new(Core {
+        config,
+        table: Table::default(),
+        launcher,
+        cgroups,
+        features,
+        streaming,
+        events: Core::event_channel(),
+        execs: Mutex::new(HashMap::new()),
+        tasks: TaskTracker::new(),
+        shutdown,
+    }))
+}
+
+/// What depends on which sandboxes are left: the network forgets the others, and layers that nobody needs go.
+async fn reconcile(core: &Core) {
+    if let Some(network) = &core.config.network {
+        let live: Vec<String> = core.table.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
+        if let Err(error) = network.reconcile(&live).await {
+            tracing::error!(%error, "cannot put the Pod network in order");
+        }
+    }
+    if let Err(error) = core.config.images.collect().await {
+        tracing::warn!(%error, "cannot remove layers that nobody needs");
+    }
+}

@@ -1,0 +1,36 @@
+//! What a runtime is started with.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image::ImageStore;
+use network::PodNetwork;
+
+use crate::crash::CrashHook;
+
+/// Everything a [`crate::Runtime`] needs.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Records, writable layers and volumes of containers, e.g. `/var/lib/kakoi/containers`.
+    pub state_dir: PathBuf,
+    /// Run directories of the shims, e.g. `/run/kakoi`.
+    pub run_dir: PathBuf,
+    /// The cgroup that shims are born in, e.g. `/kakoi`; never the daemon's own.
+    pub cgroup_parent: String,
+    /// The version reported to clients.
+    pub version: String,
+    /// Images and their layers.
+    pub images: Arc<ImageStore>,
+    /// The Pod network; without one only Pods on the node's network can run.
+    pub network: Option<PodNetwork>,
+    /// The static `kakoi-shim` program.
+    pub shim: Cow<'static, [u8]>,
+    /// Further directories whose filesystems must support ID-mapped mounts before user namespaces are
+    /// advertised, e.g. `/var/lib/kubelet/pods`. Those that don't exist are passed over.
+    pub probe_dirs: Vec<PathBuf>,
+    /// Where `passwd`, `subuid` and `subgid` of the node lie, usually `/etc`.
+    pub etc: PathBuf,
+    /// Failures to act out, for tests.
+    pub crash: CrashHook,
+}

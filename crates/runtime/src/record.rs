@@ -1,0 +1,198 @@
+//! What the runtime remembers on disk: one JSON file for each sandbox and container, replaced atomically before
+//! and after each step that leaves something behind. A daemon that starts anew reads them and finishes or
+//! undoes what was half-done.
+//!
+//! Files are renamed into place but not fsynced: a SIGKILL loses nothing that was written, and after a power
+//! loss no sandbox runs, so a record then only says which directories to remove.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use cri::v1::{ContainerConfig, PodSandboxConfig};
+use image::ImageConfig;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::mapping::PodIds;
+use crate::process::user::User;
+
+const FILE: &str = "record.json";
+
+/// Where a sandbox stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SandboxPhase {
+    /// Being made; undone when found at start.
+    Creating,
+    /// Its namespaces exist and its shim answers.
+    Ready,
+    /// Stopped, or its shim died.
+    NotReady,
+    /// Being removed; finished when found at start.
+    Removing,
+}
+
+/// A sandbox, as it was asked for and as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    pub(crate) id: String,
+    pub(crate) config: PodSandboxConfig,
+    pub(crate) handler: String,
+    /// `None` is the node's user namespace.
+    pub(crate) ids: Option<PodIds>,
+    /// Nanoseconds since 1970.
+    pub(crate) created_at: i64,
+    pub(crate) phase: SandboxPhase,
+    /// Addresses in the Pod network; empty with the node's network.
+    #[serde(default)]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// What the shim could not honour in full.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The image a container was made from, kept whole so that nothing depends on the image's later removal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ImageUse {
+    /// `sha256:` and the configuration's digest.
+    pub(crate) id: String,
+    /// The name that was asked for.
+    pub(crate) name: String,
+    /// `repository@digest` where known, else the ID.
+    pub(crate) reference: String,
+    pub(crate) config: ImageConfig,
+    /// Unpacked layers, lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+}
+
+/// Where a container stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ContainerPhase {
+    /// Being made; undone when found at start.
+    Creating,
+    /// Made, never started.
+    Created,
+    /// Handed to the shim; whether it runs is the shim's to say.
+    Starting,
+    /// Its first process runs.
+    Running { pid: i32, started_at: i64 },
+    /// Its first process ended, or could not be started.
+    Exited(Exited),
+    /// Being removed; finished when found at start.
+    Removing,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exited {
+    /// 0 when it never ran.
+    pub(crate) started_at: i64,
+    pub(crate) finished_at: i64,
+    pub(crate) code: i32,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// A volume that the image declares, seeded from the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageVolume {
+    /// Path in the container.
+    pub(crate) path: String,
+    /// Name of its directory below the container's `volumes`.
+    pub(crate) directory: String,
+}
+
+/// A container, as it was asked for and as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: String,
+    pub(crate) sandbox: String,
+    pub(crate) config: ContainerConfig,
+    pub(crate) image: ImageUse,
+    pub(crate) user: User,
+    #[serde(default)]
+    pub(crate) volumes: Vec<ImageVolume>,
+    /// Nanoseconds since 1970.
+    pub(crate) created_at: i64,
+    pub(crate) phase: ContainerPhase,
+}
+
+/// Why a record can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("write the record {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("read the record {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the record {path} is damaged ({source})")]
+    Damaged { path: PathBuf, source: serde_json::Error },
+}
+
+/// Replaces the record in `directory`.
+pub(crate) fn save<T: Serialize>(directory: &Path, record: &T) -> Result<(), RecordError> {
+    let path = directory.join(FILE);
+    let write = || {
+        let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+        let temporary = directory.join(format!(".{FILE}"));
+        fs::write(&temporary, bytes)?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(|source| RecordError::Write { path: path.clone(), source })
+}
+
+/// Reads the record in `directory`; `None` when there is none yet.
+pub(crate) fn load<T: DeserializeOwned>(directory: &Path) -> Result<Option<T>, RecordError> {
+    let path = directory.join(FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(RecordError::Read { path, source }),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(source) => Err(RecordError::Damaged { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sandbox() -> SandboxRecord {
+        SandboxRecord {
+            id: "a".into(),
+            config: PodSandboxConfig { hostname: "pod".into(), ..PodSandboxConfig::default() },
+            handler: String::new(),
+            ids: None,
+            created_at: 7,
+            phase: SandboxPhase::Creating,
+            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_saved() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(load::<SandboxRecord>(directory.path()).unwrap(), None);
+        save(directory.path(), &sandbox()).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(sandbox()));
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), b"{\"id\":").unwrap();
+        let error = load::<SandboxRecord>(directory.path()).unwrap_err();
+        assert!(error.to_string().contains("record.json"), "{error}");
+    }
+
+    #[test]
+    fn a_half_written_record_is_never_read() {
+        let directory = tempfile::tempdir().unwrap();
+        save(directory.path(), &sandbox()).unwrap();
+        fs::write(directory.path().join(format!(".{FILE}")), b"{").unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(sandbox()));
+    }
+}

@@ -1,0 +1,346 @@
+//! `runtime.v1.RuntimeService`.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cri::v1::runtime_service_server::RuntimeService;
+use cri::v1::*;
+use stream::remotecommand::Streams;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status};
+
+use super::RuntimeServer;
+use crate::core::now;
+use crate::error::{Error, Result as Outcome};
+use crate::record::ContainerPhase;
+use crate::streaming::{self, Ticket};
+use crate::{container, sandbox, stats};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The name under which the runtime is known (`kubectl get node -o wide` shows it).
+const NAME: &str = "kakoi";
+
+/// The version of the kubelet's runtime API that `Version` answers, unchanged since 2016.
+const KUBELET_API: &str = "0.1.0";
+
+fn done<T: Default>(outcome: Outcome<()>) -> Answer<T> {
+    outcome?;
+    Ok(Response::new(T::default()))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for RuntimeServer {
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(VersionResponse {
+            version: KUBELET_API.to_owned(),
+            runtime_name: NAME.to_owned(),
+            runtime_version: self.0.config.version.clone(),
+            runtime_api_version: "v1".to_owned(),
+        }))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        Ok(Response::new(self.describe(request.into_inner().verbose)))
+    }
+
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
+    }
+
+    /// The Pod network has its range from its own configuration, so the kubelet's is only noted.
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        let network = request.into_inner().runtime_config.and_then(|config| config.network_config);
+        tracing::debug!(
+            pod_cidr = network.map(|network| network.pod_cidr),
+            "the kubelet told its Pods' range"
+        );
+        Ok(Response::new(UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<Pin<Box<dyn Stream<Item = Result<ContainerEventResponse, Status>> + Send>>> {
+        let lagged =
+            |_| Status::data_loss("the listener was too slow and lost events; list the containers again");
+        let events = BroadcastStream::new(self.0.events.subscribe()).map(move |event| event.map_err(lagged));
+        let shutdown = self.0.shutdown.clone();
+        let ended = Box::pin(async move { shutdown.cancelled().await });
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(events, ended))))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+        let verb = sandbox::run(Arc::clone(&self.0), request.into_inner());
+        let pod_sandbox_id = self.0.complete(verb).await?;
+        Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
+        let verb = sandbox::stop(Arc::clone(&self.0), request.into_inner().pod_sandbox_id);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        let verb = sandbox::remove(Arc::clone(&self.0), request.into_inner().pod_sandbox_id);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let sandbox = self.0.table.sandbox(&request.pod_sandbox_id)?;
+        let record = sandbox.record();
+        let mut info = BTreeMap::new();
+        if request.verbose {
+            let pid = sandbox.shim().map(|shim| shim.pid());
+            let detail = serde_json::json!({ "pid": pid, "record": record, "addresses": record.addresses });
+            info.insert("info".to_owned(), detail.to_string());
+        }
+        let containers = self.0.table.containers_of(&sandbox.id);
+        let status = |container: &Arc<crate::state::Container>| {
+            container::status::status(&container.record(), Some(&sandbox))
+        };
+        Ok(Response::new(PodSandboxStatusResponse {
+            status: Some(sandbox::status::status(&record)),
+            info,
+            containers_statuses: containers.iter().map(status).collect(),
+            timestamp: now(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
+        let filter = request.into_inner().filter;
+        let records = self.0.table.sandboxes().into_iter().map(|sandbox| sandbox.record());
+        let items = records
+            .filter(|record| sandbox::status::matches(record, filter.as_ref()))
+            .map(|record| sandbox::status::item(&record))
+            .collect();
+        Ok(Response::new(ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
+        let verb = container::create(Arc::clone(&self.0), request.into_inner());
+        let container_id = self.0.complete(verb).await?;
+        Ok(Response::new(CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
+        let verb = container::start(Arc::clone(&self.0), request.into_inner().container_id);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        let request = request.into_inner();
+        let verb = container::stop(Arc::clone(&self.0), request.container_id, request.timeout);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
+        let verb = container::remove(Arc::clone(&self.0), request.into_inner().container_id);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
+        let filter = request.into_inner().filter;
+        let records = self.0.table.containers().into_iter().map(|container| container.record());
+        let containers = records
+            .filter(|record| container::status::matches(record, filter.as_ref()))
+            .map(|record| container::status::item(&record))
+            .collect();
+        Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
+        let request = request.into_inner();
+        let container = self.0.table.container(&request.container_id)?;
+        let record = container.record();
+        let sandbox = self.0.table.find_sandbox(&container.sandbox);
+        let mut info = BTreeMap::new();
+        if request.verbose {
+            let pid = match record.phase {
+                ContainerPhase::Running { pid, .. } => Some(pid),
+                _ => None,
+            };
+            let detail = serde_json::json!({ "pid": pid, "sandboxID": record.sandbox, "record": record });
+            info.insert("info".to_owned(), detail.to_string());
+        }
+        let status = Some(container::status::status(&record, sandbox.as_deref()));
+        Ok(Response::new(ContainerStatusResponse { status, info }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let wanted = request.linux.ok_or_else(|| Error::missing("linux"))?;
+        let verb = container::update_resources(Arc::clone(&self.0), request.container_id, wanted);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let verb = container::reopen_log(Arc::clone(&self.0), request.into_inner().container_id);
+        done(self.0.complete(verb).await)
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let verb = streaming::exec_sync(Arc::clone(&self.0), request.into_inner());
+        let output = self.0.complete(verb).await?;
+        Ok(Response::new(ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.code,
+        }))
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        let streams = Streams {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr && !request.tty,
+            tty: request.tty,
+        };
+        self.check_running(&request.container_id)?;
+        if request.cmd.is_empty() {
+            return Err(Error::missing("cmd").into());
+        }
+        let ticket = Ticket::Exec { container: request.container_id, command: request.cmd, streams };
+        Ok(Response::new(ExecResponse { url: self.0.streaming.offer(ticket)? }))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        let tty = self.0.table.container(&request.container_id)?.record().config.tty;
+        self.check_running(&request.container_id)?;
+        let streams =
+            Streams { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr && !tty, tty };
+        let ticket = Ticket::Attach { container: request.container_id, streams };
+        Ok(Response::new(AttachResponse { url: self.0.streaming.offer(ticket)? }))
+    }
+
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let request = request.into_inner();
+        self.0.table.sandbox(&request.pod_sandbox_id)?.live_shim()?;
+        let ticket = Ticket::PortForward { sandbox: request.pod_sandbox_id };
+        Ok(Response::new(PortForwardResponse { url: self.0.streaming.offer(ticket)? }))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let stats = stats::container(Arc::clone(&self.0), request.into_inner().container_id).await?;
+        Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = stats::containers(Arc::clone(&self.0), request.into_inner().filter).await?;
+        Ok(Response::new(ListContainerStatsResponse { stats }))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let stats = stats::sandbox(Arc::clone(&self.0), request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = stats::sandboxes(Arc::clone(&self.0), request.into_inner().filter).await?;
+        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+    }
+}
+
+impl RuntimeServer {
+    fn check_running(&self, id: &str) -> Outcome<()> {
+        let container = self.0.table.container(id)?;
+        if container.is_running() {
+            return Ok(());
+        }
+        Err(Error::WrongState(format!("the container {id} does not run")))
+    }
+
+    fn describe(&self, verbose: bool) -> StatusResponse {
+        let features = &self.0.features;
+        let ready =
+            |name: &str| RuntimeCondition { r#type: name.to_owned(), status: true, ..Default::default() };
+        let network = match &self.0.config.network {
+            Some(_) => ready("NetworkReady"),
+            None => RuntimeCondition {
+                r#type: "NetworkReady".to_owned(),
+                status: false,
+                reason: "NetworkNotConfigured".to_owned(),
+                message: "the runtime was started without a Pod network".to_owned(),
+            },
+        };
+        let mut info = BTreeMap::new();
+        if verbose {
+            let detail = serde_json::json!({
+                "userNamespaces": { "supported": features.user_namespaces, "reason": features.reason },
+                "notes": features.notes,
+                "stateDir": self.0.config.state_dir,
+                "cgroupParent": self.0.config.cgroup_parent,
+            });
+            info.insert("config".to_owned(), detail.to_string());
+        }
+        StatusResponse {
+            status: Some(RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] }),
+            info,
+            runtime_handlers: vec![RuntimeHandler {
+                name: String::new(),
+                features: Some(RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: features.user_namespaces,
+                }),
+            }],
+            features: Some(RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: features.user_namespaces,
+            }),
+        }
+    }
+}

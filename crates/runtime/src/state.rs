@@ -1,0 +1,260 @@
+//! The sandboxes and containers that exist, in memory. The records on disk are the truth; every change of one
+//! goes through here, so that the two agree.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use image::{ImagePin, ImageStore};
+use shim::client::ShimClient;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::record::{self, ContainerPhase, ContainerRecord, Exited, SandboxPhase, SandboxRecord};
+
+/// Locks a mutex. A panic of another holder leaves data that is replaced as a whole, so it stays usable.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One sandbox.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    directory: PathBuf,
+    record: Mutex<SandboxRecord>,
+    shim: Mutex<Option<Arc<ShimClient>>>,
+    /// One verb at a time changes the sandbox.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(directory: PathBuf, record: SandboxRecord, shim: Option<Arc<ShimClient>>) -> Self {
+        Self {
+            id: record.id.clone(),
+            directory,
+            record: Mutex::new(record),
+            shim: Mutex::new(shim),
+            gate: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// A copy of the record.
+    pub(crate) fn record(&self) -> SandboxRecord {
+        lock(&self.record).clone()
+    }
+
+    pub(crate) fn phase(&self) -> SandboxPhase {
+        lock(&self.record).phase
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Changes the record, on disk first.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
+        let mut held = lock(&self.record);
+        let mut next = held.clone();
+        change(&mut next);
+        record::save(&self.directory, &next)?;
+        *held = next;
+        Ok(())
+    }
+
+    pub(crate) fn shim(&self) -> Option<Arc<ShimClient>> {
+        lock(&self.shim).clone()
+    }
+
+    pub(crate) fn set_shim(&self, shim: Option<Arc<ShimClient>>) {
+        *lock(&self.shim) = shim;
+    }
+
+    /// The shim, or why there is none.
+    pub(crate) fn live_shim(&self) -> Result<Arc<ShimClient>> {
+        let shim = self.shim().filter(|_| self.phase() == SandboxPhase::Ready);
+        shim.ok_or_else(|| Error::WrongState(format!("the sandbox {} is not ready; make a new one", self.id)))
+    }
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) sandbox: String,
+    directory: PathBuf,
+    record: Mutex<ContainerRecord>,
+    /// The root filesystem made by `CreateContainer`, until `StartContainer` takes it.
+    pub(crate) rootfs: Mutex<Option<OwnedFd>>,
+    /// Keeps the image's layers while the container exists.
+    layers: Mutex<Option<ImagePin>>,
+    /// Changes with every phase.
+    changed: watch::Sender<u64>,
+    /// One verb at a time changes the container.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+}
+
+impl Container {
+    pub(crate) fn new(directory: PathBuf, record: ContainerRecord) -> Self {
+        Self {
+            id: record.id.clone(),
+            sandbox: record.sandbox.clone(),
+            directory,
+            record: Mutex::new(record),
+            rootfs: Mutex::new(None),
+            layers: Mutex::new(None),
+            changed: watch::Sender::new(0),
+            gate: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Holds the image's layers against removal.
+    pub(crate) fn pin(&self, images: &ImageStore) {
+        let pin = images.pin(&lock(&self.record).image.layers);
+        *lock(&self.layers) = Some(pin);
+    }
+
+    /// A copy of the record.
+    pub(crate) fn record(&self) -> ContainerRecord {
+        lock(&self.record).clone()
+    }
+
+    pub(crate) fn phase(&self) -> ContainerPhase {
+        lock(&self.record).phase.clone()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Changes the record, on disk first.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        {
+            let mut held = lock(&self.record);
+            let mut next = held.clone();
+            change(&mut next);
+            record::save(&self.directory, &next)?;
+            *held = next;
+        }
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Records the end of the container, unless it has ended already. Memory changes even when the disk does not,
+    /// so that nobody waits for a process that is gone.
+    pub(crate) fn set_exited(&self, exited: Exited) -> bool {
+        let is_new = {
+            let mut held = lock(&self.record);
+            let is_new = !matches!(held.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing);
+            if is_new {
+                held.phase = ContainerPhase::Exited(exited);
+                if let Err(error) = record::save(&self.directory, &*held) {
+                    tracing::error!(container = self.id, %error, "cannot record that a container ended");
+                }
+            }
+            is_new
+        };
+        self.changed.send_modify(|count| *count += 1);
+        is_new
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(lock(&self.record).phase, ContainerPhase::Starting | ContainerPhase::Running { .. })
+    }
+
+    /// Waits until the container does not run.
+    pub(crate) async fn wait_ended(&self) {
+        let mut changes = self.changed.subscribe();
+        while self.is_running() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Everything that exists.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
+    containers: RwLock<HashMap<String, Arc<Container>>>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Table {
+    /// Every sandbox, the oldest first.
+    pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        let mut all: Vec<_> = read(&self.sandboxes).values().cloned().collect();
+        all.sort_by_cached_key(|sandbox| (lock(&sandbox.record).created_at, sandbox.id.clone()));
+        all
+    }
+
+    /// Every container, the oldest first.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<_> = read(&self.containers).values().cloned().collect();
+        all.sort_by_cached_key(|container| (lock(&container.record).created_at, container.id.clone()));
+        all
+    }
+
+    /// A sandbox's containers, the oldest first.
+    pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        self.containers().into_iter().filter(|container| container.sandbox == sandbox).collect()
+    }
+
+    pub(crate) fn find_sandbox(&self, id: &str) -> Option<Arc<Sandbox>> {
+        read(&self.sandboxes).get(id).cloned()
+    }
+
+    pub(crate) fn find_container(&self, id: &str) -> Option<Arc<Container>> {
+        read(&self.containers).get(id).cloned()
+    }
+
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.find_sandbox(id).ok_or_else(|| Error::NotFound { what: "sandbox", id: id.to_owned() })
+    }
+
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.find_container(id).ok_or_else(|| Error::NotFound { what: "container", id: id.to_owned() })
+    }
+
+    /// Adds a sandbox unless one with the same metadata exists, which is returned.
+    pub(crate) fn add_sandbox(&self, sandbox: Arc<Sandbox>) -> std::result::Result<(), Arc<Sandbox>> {
+        let mut all = write(&self.sandboxes);
+        let metadata = lock(&sandbox.record).config.metadata.clone();
+        if let Some(twin) = all.values().find(|other| lock(&other.record).config.metadata == metadata) {
+            return Err(Arc::clone(twin));
+        }
+        all.insert(sandbox.id.clone(), sandbox);
+        Ok(())
+    }
+
+    /// Adds a container unless one of the same sandbox with the same metadata exists, which is returned.
+    pub(crate) fn add_container(&self, container: Arc<Container>) -> std::result::Result<(), Arc<Container>> {
+        let mut all = write(&self.containers);
+        let metadata = lock(&container.record).config.metadata.clone();
+        let is_twin = |other: &&Arc<Container>| {
+            other.sandbox == container.sandbox && lock(&other.record).config.metadata == metadata
+        };
+        if let Some(twin) = all.values().find(is_twin) {
+            return Err(Arc::clone(twin));
+        }
+        all.insert(container.id.clone(), container);
+        Ok(())
+    }
+
+    pub(crate) fn remove_sandbox(&self, id: &str) {
+        write(&self.sandboxes).remove(id);
+    }
+
+    pub(crate) fn remove_container(&self, id: &str) {
+        write(&self.containers).remove(id);
+    }
+}

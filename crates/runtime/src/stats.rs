@@ -1,0 +1,162 @@
+//! Measurements of containers and sandboxes, read from their cgroups when asked for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cri::v1::{
+    ContainerAttributes, ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier,
+    FilesystemUsage, LinuxPodSandboxStats, MemoryUsage, PodSandboxAttributes, PodSandboxStats,
+    PodSandboxStatsFilter, ProcessUsage, UInt64Value,
+};
+
+use crate::cgroup::Usage;
+use crate::container::{apply, cgroup_path};
+use crate::core::{Core, blocking, now};
+use crate::error::Result;
+use crate::sandbox::status::has_labels;
+use crate::state::{Container, Sandbox};
+
+/// One container.
+pub(crate) async fn container(core: Arc<Core>, id: String) -> Result<ContainerStats> {
+    let container = core.table.container(&id)?;
+    blocking(move || measure(&core, &container)).await
+}
+
+/// The containers that a filter lets through, as far as they run.
+pub(crate) async fn containers(
+    core: Arc<Core>,
+    filter: Option<ContainerStatsFilter>,
+) -> Result<Vec<ContainerStats>> {
+    let filter = filter.unwrap_or_default();
+    let is_wanted = move |container: &Arc<Container>| {
+        (filter.id.is_empty() || filter.id == container.id)
+            && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == container.sandbox)
+            && has_labels(&container.record().config.labels, &filter.label_selector)
+    };
+    blocking(move || {
+        let running = core.table.containers().into_iter().filter(|container| container.is_running());
+        running.filter(is_wanted).map(|container| measure(&core, &container)).collect()
+    })
+    .await
+}
+
+/// One sandbox with its containers.
+pub(crate) async fn sandbox(core: Arc<Core>, id: String) -> Result<PodSandboxStats> {
+    let sandbox = core.table.sandbox(&id)?;
+    blocking(move || measure_sandbox(&core, &sandbox)).await
+}
+
+/// The sandboxes that a filter lets through.
+pub(crate) async fn sandboxes(
+    core: Arc<Core>,
+    filter: Option<PodSandboxStatsFilter>,
+) -> Result<Vec<PodSandboxStats>> {
+    let filter = filter.unwrap_or_default();
+    let is_wanted = move |sandbox: &Arc<Sandbox>| {
+        (filter.id.is_empty() || filter.id == sandbox.id)
+            && has_labels(&sandbox.record().config.labels, &filter.label_selector)
+    };
+    blocking(move || {
+        let wanted = core.table.sandboxes().into_iter().filter(is_wanted);
+        wanted.map(|sandbox| measure_sandbox(&core, &sandbox)).collect()
+    })
+    .await
+}
+
+fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
+    let sandbox = core.table.sandbox(&container.sandbox)?;
+    let record = container.record();
+    let usage = core.cgroups.usage(&cgroup_path(core, &sandbox.record(), &container.id)).unwrap_or_default();
+    let layer = container.directory().join(apply::UPPER);
+    let (bytes, inodes) = disk_usage(&layer);
+    Ok(ContainerStats {
+        attributes: Some(ContainerAttributes {
+            id: record.id,
+            metadata: record.config.metadata,
+            labels: record.config.labels,
+            annotations: record.config.annotations,
+        }),
+        cpu: Some(cpu(&usage)),
+        memory: Some(memory(&usage)),
+        writable_layer: Some(FilesystemUsage {
+            timestamp: now(),
+            fs_id: Some(FilesystemIdentifier { mountpoint: layer.to_string_lossy().into_owned() }),
+            used_bytes: value(bytes),
+            inodes_used: value(inodes),
+        }),
+        swap: None,
+        io: None,
+    })
+}
+
+fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
+    let record = sandbox.record();
+    let usage = core.cgroups.usage(&core.cgroups.parent_of(&record)).unwrap_or_default();
+    let running =
+        core.table.containers_of(&sandbox.id).into_iter().filter(|container| container.is_running());
+    let containers = running.map(|container| measure(core, &container)).collect::<Result<_>>()?;
+    let linux = LinuxPodSandboxStats {
+        cpu: Some(cpu(&usage)),
+        memory: Some(memory(&usage)),
+        network: None,
+        process: Some(ProcessUsage { timestamp: now(), process_count: value(usage.processes) }),
+        containers,
+        io: None,
+    };
+    Ok(PodSandboxStats {
+        attributes: Some(PodSandboxAttributes {
+            id: record.id,
+            metadata: record.config.metadata,
+            labels: record.config.labels,
+            annotations: record.config.annotations,
+        }),
+        linux: Some(linux),
+        windows: None,
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the messages' fields are optional")]
+fn value(value: u64) -> Option<UInt64Value> {
+    Some(UInt64Value { value })
+}
+
+fn cpu(usage: &Usage) -> CpuUsage {
+    CpuUsage {
+        timestamp: now(),
+        usage_core_nano_seconds: value(usage.cpu_nanoseconds),
+        ..CpuUsage::default()
+    }
+}
+
+fn memory(usage: &Usage) -> MemoryUsage {
+    let available = usage.memory_limit.map(|limit| limit.saturating_sub(usage.memory_working_set));
+    MemoryUsage {
+        timestamp: now(),
+        working_set_bytes: value(usage.memory_working_set),
+        available_bytes: available.map(|value| UInt64Value { value }),
+        usage_bytes: value(usage.memory),
+        rss_bytes: value(usage.memory_anonymous),
+        page_faults: value(usage.page_faults),
+        major_page_faults: value(usage.major_page_faults),
+        psi: None,
+    }
+}
+
+/// Bytes (in whole blocks) and files below a directory, without following links. What vanishes meanwhile is left out.
+pub(crate) fn disk_usage(directory: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mut waiting = vec![directory.to_owned()];
+    let (mut bytes, mut inodes) = (0, 0);
+    while let Some(next) = waiting.pop() {
+        for entry in std::fs::read_dir(&next).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            inodes += 1;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    (bytes, inodes)
+}
