@@ -18,6 +18,7 @@ pub(crate) fn join(types: &mut Types, messages: &Messages, overlay: &Overlay) {
             join_type(ty, group_version, message, messages);
         }
         overlay.apply(name, ty);
+        ty.fields.iter_mut().for_each(drop_zero_default);
     }
 }
 
@@ -55,7 +56,19 @@ fn key_of(json: &str) -> String {
     json.trim_start_matches('$').replace('-', "").to_lowercase()
 }
 
+/// A default of zero says nothing where zero is absence.
+fn drop_zero_default(field: &mut Field) {
+    let is_zero = field.default.as_deref().is_some_and(|default| matches!(default, "\"\"" | "0" | "false"));
+    if is_zero && !field.nullable {
+        field.default = None;
+    }
+}
+
 fn apply_markers(field: &mut Field, found: &MessageField) {
+    // The type crate calls an optional field required when it has a default.
+    if ["optional", "default"].iter().all(|marker| found.markers.contains_key(*marker)) {
+        field.required = false;
+    }
     if let Some(list) = marker(&found.markers, "listType") {
         field.list = match (list.trim(), marker(&found.markers, "listMapKey")) {
             ("map", Some(keys)) => Some(format!("map:{keys}")),

@@ -132,6 +132,25 @@ fn a_volume_changes_its_source() {
     );
 }
 
+/// The patch is what `kubectl apply` 1.32 computes with our `OpenAPI` document: a new image, and one container less.
+#[test]
+fn kubectl_apply_deletes_a_container_and_keeps_what_it_did_not_set() {
+    let current = pod(json!([
+        {"name": "a", "image": "nginx:1", "imagePullPolicy": "IfNotPresent"},
+        {"name": "b", "image": "x"},
+        {"name": "injected", "image": "proxy"},
+    ]));
+    let patch = json!({"spec": {"$setElementOrder/containers": [{"name": "a"}],
+        "containers": [{"image": "nginx:2", "name": "a"}, {"$patch": "delete", "name": "b"}]}});
+    assert_eq!(
+        strategic("core.v1.Pod", current, patch).unwrap(),
+        pod(json!([
+            {"name": "a", "image": "nginx:2", "imagePullPolicy": "IfNotPresent"},
+            {"name": "injected", "image": "proxy"},
+        ]))
+    );
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_upstreams_text() {
     let cases = [
