@@ -17,3 +17,4 @@ pub mod status;
 pub mod table;
 pub mod time;
 pub mod validation;
+pub mod warning;

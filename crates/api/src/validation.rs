@@ -1,7 +1,21 @@
 //! Validation of objects: field paths, field errors and the rules of the built-in kinds, with Kubernetes' texts and order.
 //! It decides only; it changes nothing.
 
+mod container;
+mod diff;
+pub mod environment;
 mod error;
+pub mod event;
+pub mod meta;
+pub mod object;
+pub mod pod;
+pub mod pod_update;
+mod probe;
+mod resource;
+mod scheduling;
+mod security;
+mod volume;
+pub mod volume_mapping;
 
 pub use error::{ErrorKind, FieldError, FieldErrors, Path, quote};
 

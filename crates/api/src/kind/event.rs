@@ -19,7 +19,7 @@ const RENAMED: [(&str, &str); 7] = [
 ];
 
 /// Turns an `events.k8s.io/v1` Event into a `v1` Event.
-pub(super) fn to_stored(event: &mut Value) {
+pub(crate) fn to_stored(event: &mut Value) {
     rename(event, "v1", |name| RENAMED.iter().find(|(new, _)| *new == name).map(|(_, old)| *old));
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Ctx, FieldReader};
-use crate::access::{Access, carry_over, metadata, object_at, spec, status};
+use crate::access::{Access, carry_over, metadata, object_at, set, spec, status};
 
 /// The finalizer that the namespace controller takes away when the namespace is empty.
 pub const FINALIZER: &str = "kubernetes";
@@ -33,7 +33,7 @@ pub(super) fn prepare_create(namespace: &mut Value, _ctx: &Ctx) {
     {
         list.push(FINALIZER.into());
     }
-    namespace["status"] = json!({"phase": "Active"});
+    set(namespace, "status", json!({"phase": "Active"}));
 }
 
 pub(super) fn prepare_update(namespace: &mut Value, old: &Value, _ctx: &Ctx) {

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::{Ctx, Grace, Kind, Subresource, config, event, namespace, node, pod};
 use crate::table::{self, small};
-use crate::validation::FieldErrors;
+use crate::validation::{self as rules, FieldErrors, object};
+use crate::warning;
 
 const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -67,6 +68,7 @@ static KINDS: &[Kind] = &[
         singular: "binding",
         verbs: CREATE,
         type_name: "core.v1.Binding",
+        validate: object::binding,
         ..PLAIN
     },
     Kind {
@@ -78,6 +80,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "configmaps",
         columns: small::CONFIG_MAP,
         row: small::config_map,
+        validate: object::config_map,
+        validate_update: object::config_map_update,
         ..PLAIN
     },
     Kind {
@@ -89,6 +93,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "events",
         columns: small::EVENT,
         row: small::event,
+        validate: rules::event::event,
+        validate_update: rules::event::event_update,
         selectable_fields: event::SELECTABLE,
         ..PLAIN
     },
@@ -108,6 +114,9 @@ static KINDS: &[Kind] = &[
         store_prefix: "namespaces",
         columns: small::NAMESPACE,
         row: small::namespace,
+        validate: object::namespace,
+        validate_update: object::namespace_update,
+        validate_status: object::namespace_status,
         default: namespace::default,
         prepare_create: namespace::prepare_create,
         prepare_update: namespace::prepare_update,
@@ -127,6 +136,9 @@ static KINDS: &[Kind] = &[
         store_prefix: "minions",
         columns: table::node::COLUMNS,
         row: table::node::row,
+        validate: object::node,
+        validate_update: object::node_update,
+        validate_status: object::node_update,
         prepare_update: node::prepare_update,
         prepare_status: node::prepare_status,
         selectable_fields: node::SELECTABLE,
@@ -144,11 +156,15 @@ static KINDS: &[Kind] = &[
         store_prefix: "pods",
         columns: table::pod::COLUMNS,
         row: table::pod::row,
+        validate: rules::pod::pod,
+        validate_update: rules::pod_update::pod_update,
+        validate_status: rules::pod_update::pod_status_update,
         row_conditions: table::pod::row_conditions,
         default: pod::default,
         prepare_create: pod::prepare_create,
         prepare_update: pod::prepare_update,
         prepare_status: pod::prepare_status,
+        warnings: warning::pod,
         grace: pod::grace,
         selectable_fields: pod::SELECTABLE,
         ..PLAIN
@@ -161,6 +177,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "secrets",
         columns: small::SECRET,
         row: small::secret,
+        validate: object::secret,
+        validate_update: object::secret_update,
         default: config::default_secret,
         selectable_fields: config::SECRET_SELECTABLE,
         ..PLAIN
@@ -181,6 +199,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "serviceaccounts",
         columns: small::NAME_AGE,
         row: small::name_age,
+        validate: object::metadata_only,
+        validate_update: object::metadata_only_update,
         ..PLAIN
     },
     Kind {
@@ -193,6 +213,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "events",
         columns: small::EVENT,
         row: event::view_row,
+        validate: rules::event::event_view,
+        validate_update: rules::event::event_view_update,
         selectable_fields: event::VIEW_SELECTABLE,
         to_stored: event::to_stored,
         from_stored: event::from_stored,
@@ -256,6 +278,8 @@ static KINDS: &[Kind] = &[
         store_prefix: "leases",
         columns: small::LEASE,
         row: small::lease,
+        validate: object::lease,
+        validate_update: object::lease_update,
         ..PLAIN
     },
 ];
