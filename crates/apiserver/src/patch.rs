@@ -75,7 +75,7 @@ fn refusal(error: &PatchError) -> Status {
     match error.class() {
         ErrorClass::BadRequest => Status::bad_request(error.to_string()),
         ErrorClass::TooLarge => Status::too_large(&error.to_string()),
-        ErrorClass::Unprocessable => Status::unprocessable().with_cause("", error.to_string(), ""),
+        ErrorClass::Unprocessable => Status::unprocessable(),
         ErrorClass::Internal => Status::internal(error.to_string()),
     }
 }

@@ -320,6 +320,8 @@ impl<'a> Write<'a> {
             meta::copy(&mut new, old, "deletionGracePeriodSeconds");
         }
         meta::set(&mut new, "managedFields", None);
+        // The version has been compared; rules only ask whether there is one.
+        meta::copy(&mut new, old, "resourceVersion");
         let ctx = self.ctx();
         let errors = match part {
             Part::Main => {

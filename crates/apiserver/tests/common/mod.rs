@@ -12,27 +12,27 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// A running server. Dropping it stops it and removes its files.
-pub struct Cluster {
-    pub server: Option<ApiServer>,
-    pub runtime: Runtime,
-    pub directory: tempfile::TempDir,
-    pub shutdown: CancellationToken,
+pub(crate) struct Cluster {
+    pub(crate) server: Option<ApiServer>,
+    pub(crate) runtime: Runtime,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) shutdown: CancellationToken,
 }
 
 /// What a command said.
 #[derive(Debug)]
-pub struct Said {
-    pub out: String,
-    pub err: String,
-    pub code: i32,
+pub(crate) struct Said {
+    pub(crate) out: String,
+    pub(crate) err: String,
+    pub(crate) code: i32,
 }
 
 impl Cluster {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(|_| {})
     }
 
-    pub fn start_with(change: impl FnOnce(&mut ApiServerConfig)) -> Self {
+    pub(crate) fn start_with(change: impl FnOnce(&mut ApiServerConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let shutdown = CancellationToken::new();
@@ -51,11 +51,11 @@ impl Cluster {
         }
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("admin.kubeconfig")
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         command
             .arg("--kubeconfig")
@@ -71,41 +71,41 @@ impl Cluster {
     }
 
     /// Runs `kubectl` with a text on its standard input.
-    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Said {
+    pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Said {
         let mut child = self.command(arguments).spawn().expect("these tests need kubectl on the PATH");
         child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
         said(child.wait_with_output().unwrap())
     }
 
-    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
         self.kubectl_with(arguments, "")
     }
 
     /// Runs `kubectl`, which must succeed, and gives its output.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         self.ok_with(arguments, "")
     }
 
-    pub fn ok_with(&self, arguments: &[&str], input: &str) -> String {
+    pub(crate) fn ok_with(&self, arguments: &[&str], input: &str) -> String {
         let said = self.kubectl_with(arguments, input);
         assert_eq!(said.code, 0, "kubectl {arguments:?}: {said:#?}");
         said.out
     }
 
     /// Runs `kubectl`, which must fail, and gives what it says.
-    pub fn fails(&self, arguments: &[&str], input: &str) -> String {
+    pub(crate) fn fails(&self, arguments: &[&str], input: &str) -> String {
         let said = self.kubectl_with(arguments, input);
         assert_ne!(said.code, 0, "kubectl {arguments:?}: {said:#?}");
         said.err
     }
 
     /// Starts `kubectl` and leaves it running.
-    pub fn spawn(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).spawn().unwrap()
     }
 }
 
-pub fn config(directory: PathBuf) -> ApiServerConfig {
+pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
     ApiServerConfig {
         secure_listen: "127.0.0.1:0".parse().unwrap(),
         advertise: vec!["127.0.0.1".parse().unwrap()],
