@@ -26,6 +26,12 @@ pub struct Status {
     code: u16,
     reason: &'static str,
     message: String,
+    details: Box<Details>,
+}
+
+/// What is in `details` and the metadata; boxed, because a `Status` is the error of every handler.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Details {
     name: String,
     group: String,
     kind: String,
@@ -38,19 +44,7 @@ pub struct Status {
 
 impl Status {
     fn failure(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason,
-            message: message.into(),
-            name: String::new(),
-            group: String::new(),
-            kind: String::new(),
-            uid: String::new(),
-            causes: Vec::new(),
-            retry_after_seconds: 0,
-            continue_token: String::new(),
-            has_details: false,
-        }
+        Self { code, reason, message: message.into(), details: Box::default() }
     }
 
     /// A success; what `DELETE` answers for an object that is gone.
@@ -61,41 +55,41 @@ impl Status {
     /// Says in `details` which resource is meant, by its plural name.
     #[must_use]
     pub fn about(mut self, kind: &Kind, name: &str) -> Self {
-        self.has_details = true;
-        name.clone_into(&mut self.name);
-        kind.group.clone_into(&mut self.group);
-        kind.plural.clone_into(&mut self.kind);
+        self.details.has_details = true;
+        name.clone_into(&mut self.details.name);
+        kind.group.clone_into(&mut self.details.group);
+        kind.plural.clone_into(&mut self.details.kind);
         self
     }
 
     /// Adds the object's UID to `details`.
     #[must_use]
     pub fn with_uid(mut self, uid: &str) -> Self {
-        self.has_details = true;
-        uid.clone_into(&mut self.uid);
+        self.details.has_details = true;
+        uid.clone_into(&mut self.details.uid);
         self
     }
 
     /// Adds a cause to `details`.
     #[must_use]
     pub fn with_cause(mut self, reason: &'static str, message: impl Into<String>, field: &str) -> Self {
-        self.has_details = true;
-        self.causes.push(Cause { reason, message: message.into(), field: field.to_owned() });
+        self.details.has_details = true;
+        self.details.causes.push(Cause { reason, message: message.into(), field: field.to_owned() });
         self
     }
 
     /// Asks the client to come back after so many seconds.
     #[must_use]
     pub const fn with_retry_after(mut self, seconds: u32) -> Self {
-        self.has_details = true;
-        self.retry_after_seconds = seconds;
+        self.details.has_details = true;
+        self.details.retry_after_seconds = seconds;
         self
     }
 
     /// Offers a token with which an expired list can go on from newer objects.
     #[must_use]
     pub fn with_continue(mut self, token: &str) -> Self {
-        token.clone_into(&mut self.continue_token);
+        token.clone_into(&mut self.details.continue_token);
         self
     }
 
@@ -113,7 +107,7 @@ impl Status {
     /// 404: no resource is served at that path.
     pub fn unknown_path() -> Self {
         let mut status = Self::failure(404, "NotFound", UNKNOWN_PATH);
-        status.has_details = true;
+        status.details.has_details = true;
         status
     }
 
@@ -154,7 +148,7 @@ impl Status {
             kind.resource(),
             quote(name)
         );
-        status.kind = format!("{}/{subresource}", kind.plural);
+        status.details.kind = format!("{}/{subresource}", kind.plural);
         status
     }
 
@@ -172,7 +166,7 @@ impl Status {
         let why =
             format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
         let mut status = Self::conflict(kind, name, &why);
-        kind.kind.clone_into(&mut status.kind);
+        kind.kind.clone_into(&mut status.details.kind);
         status.message =
             format!("Operation cannot be fulfilled on {} {}: {why}", kind.group_kind(), quote(name));
         status
@@ -191,11 +185,11 @@ impl Status {
             message = format!("{message}: {errors}");
         }
         let mut status = Self::failure(422, "Invalid", message);
-        status.has_details = true;
-        name.clone_into(&mut status.name);
-        group.clone_into(&mut status.group);
-        kind.clone_into(&mut status.kind);
-        status.causes = errors
+        status.details.has_details = true;
+        name.clone_into(&mut status.details.name);
+        group.clone_into(&mut status.details.group);
+        kind.clone_into(&mut status.details.kind);
+        status.details.causes = errors
             .iter()
             .map(|e| Cause { reason: e.kind.reason(), message: e.body(), field: e.field.clone() })
             .collect();
@@ -206,7 +200,7 @@ impl Status {
     pub fn unprocessable() -> Self {
         let mut status =
             Self::failure(422, "Invalid", "the server rejected our request due to an error in our request");
-        status.has_details = true;
+        status.details.has_details = true;
         status
     }
 
@@ -233,17 +227,17 @@ impl Status {
     /// 403 for a resource that this server does not know; `message` is the whole text.
     pub fn forbidden_resource(group: &str, resource: &str, name: &str, message: &str) -> Self {
         let mut status = Self::failure(403, "Forbidden", message);
-        status.has_details = true;
-        name.clone_into(&mut status.name);
-        group.clone_into(&mut status.group);
-        resource.clone_into(&mut status.kind);
+        status.details.has_details = true;
+        name.clone_into(&mut status.details.name);
+        group.clone_into(&mut status.details.group);
+        resource.clone_into(&mut status.details.kind);
         status
     }
 
     /// 403 for a path that belongs to no resource.
     pub fn forbidden_path(why: &str) -> Self {
         let mut status = Self::failure(403, "Forbidden", format!("forbidden: {why}"));
-        status.has_details = true;
+        status.details.has_details = true;
         status
     }
 
@@ -314,7 +308,7 @@ impl Status {
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
         );
-        status.has_details = true;
+        status.details.has_details = true;
         status
     }
 
@@ -357,7 +351,7 @@ impl Status {
 
     /// Seconds for a `Retry-After` header, if there should be one.
     pub fn retry_after(&self) -> Option<u32> {
-        (self.retry_after_seconds > 0).then_some(self.retry_after_seconds)
+        (self.details.retry_after_seconds > 0).then_some(self.details.retry_after_seconds)
     }
 
     /// The object as it goes over the wire.
@@ -366,12 +360,12 @@ impl Status {
         object.insert("kind".into(), "Status".into());
         object.insert("apiVersion".into(), "v1".into());
         let mut metadata = Map::new();
-        put(&mut metadata, "continue", &self.continue_token);
+        put(&mut metadata, "continue", &self.details.continue_token);
         object.insert("metadata".into(), Value::Object(metadata));
         object.insert("status".into(), if self.reason.is_empty() { "Success" } else { "Failure" }.into());
         put(&mut object, "message", &self.message);
         put(&mut object, "reason", self.reason);
-        if self.has_details {
+        if self.details.has_details {
             object.insert("details".into(), self.details());
         }
         if !self.reason.is_empty() {
@@ -382,16 +376,16 @@ impl Status {
 
     fn details(&self) -> Value {
         let mut details = Map::new();
-        put(&mut details, "name", &self.name);
-        put(&mut details, "group", &self.group);
-        put(&mut details, "kind", &self.kind);
-        put(&mut details, "uid", &self.uid);
-        if !self.causes.is_empty() {
-            let causes = self.causes.iter().map(cause_value).collect();
+        put(&mut details, "name", &self.details.name);
+        put(&mut details, "group", &self.details.group);
+        put(&mut details, "kind", &self.details.kind);
+        put(&mut details, "uid", &self.details.uid);
+        if !self.details.causes.is_empty() {
+            let causes = self.details.causes.iter().map(cause_value).collect();
             details.insert("causes".into(), Value::Array(causes));
         }
-        if self.retry_after_seconds > 0 {
-            details.insert("retryAfterSeconds".into(), self.retry_after_seconds.into());
+        if self.details.retry_after_seconds > 0 {
+            details.insert("retryAfterSeconds".into(), self.details.retry_after_seconds.into());
         }
         Value::Object(details)
     }
