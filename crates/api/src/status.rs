@@ -39,7 +39,7 @@ struct Details {
     causes: Vec<Cause>,
     retry_after_seconds: u32,
     continue_token: String,
-    has_details: bool,
+    is_shown: bool,
 }
 
 impl Status {
@@ -55,7 +55,7 @@ impl Status {
     /// Says in `details` which resource is meant, by its plural name.
     #[must_use]
     pub fn about(mut self, kind: &Kind, name: &str) -> Self {
-        self.details.has_details = true;
+        self.details.is_shown = true;
         name.clone_into(&mut self.details.name);
         kind.group.clone_into(&mut self.details.group);
         kind.plural.clone_into(&mut self.details.kind);
@@ -65,7 +65,7 @@ impl Status {
     /// Adds the object's UID to `details`.
     #[must_use]
     pub fn with_uid(mut self, uid: &str) -> Self {
-        self.details.has_details = true;
+        self.details.is_shown = true;
         uid.clone_into(&mut self.details.uid);
         self
     }
@@ -73,7 +73,7 @@ impl Status {
     /// Adds a cause to `details`.
     #[must_use]
     pub fn with_cause(mut self, reason: &'static str, message: impl Into<String>, field: &str) -> Self {
-        self.details.has_details = true;
+        self.details.is_shown = true;
         self.details.causes.push(Cause { reason, message: message.into(), field: field.to_owned() });
         self
     }
@@ -81,7 +81,7 @@ impl Status {
     /// Asks the client to come back after so many seconds.
     #[must_use]
     pub const fn with_retry_after(mut self, seconds: u32) -> Self {
-        self.details.has_details = true;
+        self.details.is_shown = true;
         self.details.retry_after_seconds = seconds;
         self
     }
@@ -107,7 +107,7 @@ impl Status {
     /// 404: no resource is served at that path.
     pub fn unknown_path() -> Self {
         let mut status = Self::failure(404, "NotFound", UNKNOWN_PATH);
-        status.details.has_details = true;
+        status.details.is_shown = true;
         status
     }
 
@@ -185,7 +185,7 @@ impl Status {
             message = format!("{message}: {errors}");
         }
         let mut status = Self::failure(422, "Invalid", message);
-        status.details.has_details = true;
+        status.details.is_shown = true;
         name.clone_into(&mut status.details.name);
         group.clone_into(&mut status.details.group);
         kind.clone_into(&mut status.details.kind);
@@ -200,7 +200,7 @@ impl Status {
     pub fn unprocessable() -> Self {
         let mut status =
             Self::failure(422, "Invalid", "the server rejected our request due to an error in our request");
-        status.details.has_details = true;
+        status.details.is_shown = true;
         status
     }
 
@@ -227,7 +227,7 @@ impl Status {
     /// 403 for a resource that this server does not know; `message` is the whole text.
     pub fn forbidden_resource(group: &str, resource: &str, name: &str, message: &str) -> Self {
         let mut status = Self::failure(403, "Forbidden", message);
-        status.details.has_details = true;
+        status.details.is_shown = true;
         name.clone_into(&mut status.details.name);
         group.clone_into(&mut status.details.group);
         resource.clone_into(&mut status.details.kind);
@@ -237,7 +237,7 @@ impl Status {
     /// 403 for a path that belongs to no resource.
     pub fn forbidden_path(why: &str) -> Self {
         let mut status = Self::failure(403, "Forbidden", format!("forbidden: {why}"));
-        status.details.has_details = true;
+        status.details.is_shown = true;
         status
     }
 
@@ -308,7 +308,7 @@ impl Status {
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
         );
-        status.details.has_details = true;
+        status.details.is_shown = true;
         status
     }
 
@@ -365,7 +365,7 @@ impl Status {
         object.insert("status".into(), if self.reason.is_empty() { "Success" } else { "Failure" }.into());
         put(&mut object, "message", &self.message);
         put(&mut object, "reason", self.reason);
-        if self.details.has_details {
+        if self.details.is_shown {
             object.insert("details".into(), self.details());
         }
         if !self.reason.is_empty() {
