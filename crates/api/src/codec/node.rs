@@ -46,6 +46,13 @@ pub(super) fn number(literal: &str) -> Number {
         .unwrap_or_else(|| Number::from(0))
 }
 
+/// A float as Go writes it: whole ones have no fraction.
+pub(super) fn go_float(value: f64) -> String {
+    let text =
+        if value.fract() == 0.0 && value.abs() < 1e21 { format!("{value:.0}") } else { format!("{value}") };
+    if text == "-0" { "0".to_owned() } else { text }
+}
+
 /// The plain value: the last of repeated members wins.
 impl From<Node> for Value {
     fn from(node: Node) -> Self {
@@ -67,7 +74,10 @@ impl From<&Value> for Node {
         match value {
             Value::Null => Node::Null,
             Value::Bool(value) => Node::Bool(*value),
-            Value::Number(number) => Node::Number(number.to_string()),
+            Value::Number(number) => {
+                let float = number.as_f64().filter(|_| number.is_f64());
+                Node::Number(float.map_or_else(|| number.to_string(), go_float))
+            }
             Value::String(text) => Node::String(text.clone()),
             Value::Array(items) => Node::Array(items.iter().map(Node::from).collect()),
             Value::Object(members) => {

@@ -207,6 +207,27 @@ fn a_patched_value_is_typed_again() {
 }
 
 #[test]
+fn delete_options_come_with_the_version_of_any_group() {
+    let root = type_named("meta.v1.DeleteOptions").unwrap();
+    for body in [
+        r#"{"propagationPolicy":"Background"}"#,
+        r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","propagationPolicy":"Background"}"#,
+    ] {
+        let decoded = decode(MediaType::Json, body.as_bytes(), root, expected("DeleteOptions")).unwrap();
+        assert_eq!(decoded.object["propagationPolicy"], "Background");
+        assert_eq!(decoded.unknown, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_whole_float_of_a_patch_is_a_whole_number() {
+    let root = type_named("core.v1.Pod").unwrap();
+    let value = json!({"spec": {"priority": 5.0, "containers": []}});
+    let decoded = decode_value(&value, root, expected("Pod")).unwrap();
+    assert_eq!(decoded.object["spec"]["priority"], 5);
+}
+
+#[test]
 fn media_types_ignore_parameters() {
     assert_eq!(MediaType::of("application/json; charset=utf-8"), Some(MediaType::Json));
     assert_eq!(MediaType::of(""), Some(MediaType::Json));

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
 
 use super::json::MAX_DEPTH;
-use super::node::Node;
+use super::node::{Node, go_float};
 
 /// Aliases may multiply a document up to so many nodes.
 const MAX_NODES: usize = 1_000_000;
@@ -274,13 +274,7 @@ fn fraction(plain: &str) -> Option<String> {
         return None;
     }
     let value: f64 = plain.parse().ok()?;
-    if !value.is_finite() {
-        return None;
-    }
-    // Go prints a whole float without its fraction.
-    let text =
-        if value.fract() == 0.0 && value.abs() < 1e21 { format!("{value:.0}") } else { format!("{value}") };
-    Some(if text == "-0" { "0".to_owned() } else { text })
+    value.is_finite().then(|| go_float(value))
 }
 
 #[cfg(test)]

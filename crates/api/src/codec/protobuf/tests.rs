@@ -1,5 +1,7 @@
 //! Bodies that `kubectl` sends, bodies encoded by hand, and bytes from nowhere.
 
+mod law;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
