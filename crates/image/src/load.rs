@@ -94,11 +94,7 @@ impl Loader<'_> {
                 reference: reference
                     .parse()
                     .map_err(|error: crate::ReferenceError| self.failed(error.into()))?,
-                candidates: vec![Candidate {
-                    source: Arc::clone(&source),
-                    can_resolve: true,
-                    can_pull: true,
-                }],
+                candidates: vec![Candidate::always(Arc::clone(&source))],
                 names: Some(Names { tag: name.repo_tag(), digest: Some(name.repo_digest(&entry.digest)) }),
                 progress: watch::Sender::new(Progress::default()),
             };

@@ -73,9 +73,14 @@ pub(crate) struct Puller {
     store: Arc<Store>,
     platform: Platform,
     permits: Arc<Semaphore>,
-    being_unpacked: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    being_unpacked: Arc<Mutex<HashMap<String, Turn>>>,
+    /// Threads of this pull.
     tasks: TaskTracker,
+    /// Threads of all pulls.
+    all_tasks: TaskTracker,
 }
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// One pull: what, from where, and who is told.
 pub(crate) struct Job {
@@ -116,15 +121,28 @@ impl Puller {
             store,
             platform,
             permits: Arc::new(Semaphore::new(unpack_at_once)),
-            being_unpacked: Mutex::default(),
+            being_unpacked: Arc::default(),
             tasks: TaskTracker::new(),
+            all_tasks: TaskTracker::new(),
+        }
+    }
+
+    /// For one pull, whose threads are waited for when it fails.
+    fn for_one(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            platform: self.platform.clone(),
+            permits: Arc::clone(&self.permits),
+            being_unpacked: Arc::clone(&self.being_unpacked),
+            tasks: TaskTracker::new(),
+            all_tasks: self.all_tasks.clone(),
         }
     }
 
     /// Waits for the threads of pulls that were dropped.
     pub(crate) async fn settle(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.all_tasks.close();
+        self.all_tasks.wait().await;
     }
 
     /// Pulls one image.
@@ -148,7 +166,7 @@ impl Puller {
     /// Fetches and checks the image's documents.
     async fn plan(&self, job: &Job) -> Result<(ImagePlan, Vec<Arc<Source>>), PullError> {
         let (first, top) = self.resolve(job).await?;
-        let others = job.candidates.iter().filter(|candidate| candidate.can_pull);
+        let others = job.candidates.iter().filter(|candidate| candidate.can_pull && candidate.follows(None));
         let others = others.map(|candidate| &candidate.source).filter(|source| !Arc::ptr_eq(source, &first));
         let sources: Vec<_> = std::iter::once(&first).chain(others).cloned().collect();
         let (manifest, manifest_size) = self.select(job, &sources, &top).await?;
@@ -179,7 +197,7 @@ impl Puller {
         for candidate in &job.candidates {
             let may =
                 if job.reference.digest().is_some() { candidate.can_pull } else { candidate.can_resolve };
-            if !may {
+            if !may || !candidate.follows(attempts.0.last().map(|attempt| &attempt.error)) {
                 continue;
             }
             match candidate.source.manifest(&job.reference, &self.platform).await {
@@ -249,8 +267,21 @@ impl Puller {
         Err(PullError::Part { reference, part: part.name(), digest: wanted.digest.clone(), attempts })
     }
 
-    /// Brings the layers into the store and adds the image.
+    /// Brings the layers into the store and adds the image. When it fails, nothing half done is left.
     pub(crate) async fn install(
+        &self,
+        plan: ImagePlan,
+        sources: &[Arc<Source>],
+        progress: &watch::Sender<Progress>,
+    ) -> Result<ImageRecord, PullError> {
+        let one = self.for_one();
+        let installed = one.install_layers(plan, sources, progress).await;
+        one.tasks.close();
+        one.tasks.wait().await;
+        installed
+    }
+
+    async fn install_layers(
         &self,
         plan: ImagePlan,
         sources: &[Arc<Source>],
@@ -459,7 +490,12 @@ impl Puller {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PullError> {
-        let running = self.tasks.spawn_blocking(work);
+        let token = self.all_tasks.token();
+        let running = self.tasks.spawn_blocking(move || {
+            let done = work();
+            drop(token);
+            done
+        });
         running.await.map_err(|error| PullError::Image {
             reference: "image store".to_owned(),
             reason: format!("a thread of it failed: {error}"),

@@ -85,6 +85,21 @@ pub(crate) struct Candidate {
     pub(crate) can_resolve: bool,
     /// Content by digest.
     pub(crate) can_pull: bool,
+    /// The registry before this one by the other protocol (HTTP, HTTPS).
+    pub(crate) is_other_protocol: bool,
+}
+
+impl Candidate {
+    /// A source that is asked for everything.
+    pub(crate) fn always(source: Arc<Source>) -> Self {
+        Self { source, can_resolve: true, can_pull: true, is_other_protocol: false }
+    }
+
+    /// Whether this source is worth a try after `before` failed.
+    pub(crate) fn follows(&self, before: Option<&AttemptError>) -> bool {
+        let is_misunderstood = matches!(before, Some(AttemptError::Broken(_) | AttemptError::Status(_)));
+        !self.is_other_protocol || is_misunderstood
+    }
 }
 
 impl Source {

@@ -63,6 +63,8 @@ pub(crate) struct Host {
     pub(crate) can_resolve: bool,
     /// May be asked for content by digest.
     pub(crate) can_pull: bool,
+    /// The same registry by the other protocol: asked only if the one before seems to speak that.
+    pub(crate) is_other_protocol: bool,
 }
 
 /// What kind of place.
@@ -179,14 +181,18 @@ fn directory_of(certs_dir: &Path, registry: &str) -> Option<PathBuf> {
 }
 
 fn default_hosts(registry: &str) -> Vec<Host> {
-    let everything =
-        |endpoint| Host { place: Place::Registry(Box::new(endpoint)), can_resolve: true, can_pull: true };
+    let everything = |endpoint| Host {
+        place: Place::Registry(Box::new(endpoint)),
+        can_resolve: true,
+        can_pull: true,
+        is_other_protocol: false,
+    };
     let secure = server_of(registry);
     if !secure.is_loopback() || secure.authority.ends_with(":443") {
         return vec![everything(secure)];
     }
     let plain = Endpoint { is_https: false, ..secure.clone() };
-    vec![everything(plain), everything(secure)]
+    vec![everything(plain), Host { is_other_protocol: true, ..everything(secure) }]
 }
 
 fn server_of(registry: &str) -> Endpoint {
@@ -250,7 +256,7 @@ fn host(name: &str, table: &Table, path: &Path, registry: &str) -> Result<Host, 
         ),
         None => Place::Registry(Box::new(endpoint(name, table, path, registry)?)),
     };
-    Ok(Host { place, can_resolve: may("resolve"), can_pull: may("pull") })
+    Ok(Host { place, can_resolve: may("resolve"), can_pull: may("pull"), is_other_protocol: false })
 }
 
 /// `oci:/dir` and `oci:///dir`.

@@ -79,13 +79,13 @@ impl HttpClient {
 /// An error with all its causes, each said once.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut next = error.source();
+    let mut next = beneath(error);
     while let Some(cause) = next {
         let said = cause.to_string();
         if !text.contains(&said) {
             text = format!("{text}: {said}");
         }
-        next = cause.source();
+        next = beneath(cause);
     }
     text
 }
@@ -97,27 +97,29 @@ fn classify(error: &(dyn Error + 'static), address: &str, is_connect: bool) -> A
             return AttemptError::Unreachable { address: address.to_owned(), cause: proxy.to_string() };
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return AttemptError::Tls(tls.to_string());
+            return AttemptError::Tls(format!("{address}: {tls}"));
         }
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return AttemptError::Tls(format!("{address}: {tls}"));
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => {
+                return AttemptError::ConnectionRefused(address.to_owned());
             }
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => {
-                    return AttemptError::ConnectionRefused(address.to_owned());
-                }
-                io::ErrorKind::TimedOut => {
-                    return AttemptError::Timeout(format!("{address} does not answer to a connection"));
-                }
-                _ => {}
+            Some(io::ErrorKind::TimedOut) => {
+                return AttemptError::Timeout(format!("{address} does not answer to a connection"));
             }
+            _ => next = beneath(cause),
         }
-        next = cause.source();
     }
     let cause = chain(error);
     if is_connect {
         return AttemptError::Unreachable { address: address.to_owned(), cause };
     }
     AttemptError::Broken(cause)
+}
+
+/// The next cause. An I/O error's own source leaves out the error that it wraps.
+fn beneath<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
 }

@@ -94,7 +94,12 @@ impl Registries {
             Place::Layouts(dir) => Source::layouts(&dir, reference),
             Place::Registry(endpoint) => Arc::new(self.registry(*endpoint, reference, auth)?),
         };
-        Ok(Candidate { source, can_resolve: host.can_resolve, can_pull: host.can_pull })
+        Ok(Candidate {
+            source,
+            can_resolve: host.can_resolve,
+            can_pull: host.can_pull,
+            is_other_protocol: host.is_other_protocol,
+        })
     }
 
     fn registry(

@@ -338,7 +338,7 @@ fn is_kept(name: &[u8]) -> bool {
 }
 
 /// Removes a file or a tree; no symbolic link is followed.
-fn remove_tree(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+pub(super) fn remove_tree(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         other => return other,

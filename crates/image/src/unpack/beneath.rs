@@ -40,17 +40,12 @@ pub enum PathError {
         /// What the link says.
         target: String,
     },
-    /// The archive puts files below a name that is a symbolic link in a layer below.
-    #[error("it would hide the symbolic link `{link}` to `{target}` of a lower layer")]
-    LowerLink {
-        /// Path of the link.
-        link: String,
-        /// What the link says.
-        target: String,
-    },
     /// A component is a file.
     #[error("`{0}` in its path is not a directory")]
     NotADirectory(String),
+    /// Something that cannot be linked across layers.
+    #[error("`{0}` in a lower layer is not a regular file")]
+    NotAFile(String),
     /// Nothing there.
     #[error("`{0}` does not exist")]
     Missing(String),

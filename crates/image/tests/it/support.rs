@@ -9,13 +9,13 @@ use image::{Digest, ImageStore, ImageStoreConfig};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
-pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-pub const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
-pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub(crate) const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// Fails with the reason when the tests do not run as root.
-pub fn need_root() {
+pub(crate) fn need_root() {
     assert!(
         rustix::process::geteuid().is_root(),
         "these tests unpack layers with owners and devices: run them as root"
@@ -23,31 +23,31 @@ pub fn need_root() {
 }
 
 /// A tar archive under construction.
-pub struct Tar(tar::Builder<Vec<u8>>);
+pub(crate) struct Tar(tar::Builder<Vec<u8>>);
 
 impl Tar {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    pub fn dir(self, path: &str, mode: u32) -> Self {
+    pub(crate) fn dir(self, path: &str, mode: u32) -> Self {
         self.entry(EntryType::Directory, path, mode, "", b"", &[])
     }
 
-    pub fn file(self, path: &str, content: &str) -> Self {
+    pub(crate) fn file(self, path: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, path, 0o644, "", content.as_bytes(), &[])
     }
 
-    pub fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.entry(EntryType::Symlink, path, 0o777, target, b"", &[])
     }
 
-    pub fn hard_link(self, path: &str, target: &str) -> Self {
+    pub(crate) fn hard_link(self, path: &str, target: &str) -> Self {
         self.entry(EntryType::Link, path, 0o644, target, b"", &[])
     }
 
     /// Any entry; the path is written as it is, with nothing checked.
-    pub fn entry(
+    pub(crate) fn entry(
         mut self,
         kind: EntryType,
         path: &str,
@@ -75,43 +75,43 @@ impl Tar {
     }
 
     /// A header made by the caller, with its checksum set here.
-    pub fn raw(mut self, mut header: Header, data: &[u8]) -> Self {
+    pub(crate) fn raw(mut self, mut header: Header, data: &[u8]) -> Self {
         header.set_cksum();
         self.0.append(&header, data).unwrap();
         self
     }
 
-    pub fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// An image as blobs and a manifest.
 #[derive(Clone)]
-pub struct Image {
-    pub blobs: BTreeMap<Digest, Vec<u8>>,
-    pub manifest: Vec<u8>,
-    pub layers: Vec<Digest>,
-    pub config: Digest,
+pub(crate) struct Image {
+    pub(crate) blobs: BTreeMap<Digest, Vec<u8>>,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) layers: Vec<Digest>,
+    pub(crate) config: Digest,
 }
 
 impl Image {
     /// An image of gzip layers.
-    pub fn of(layers: &[Vec<u8>]) -> Self {
+    pub(crate) fn of(layers: &[Vec<u8>]) -> Self {
         Self::with(layers, GZIP, gzip, &json!({"Cmd": ["sh"], "Env": ["A=b"]}))
     }
 
-    pub fn with(
+    pub(crate) fn with(
         layers: &[Vec<u8>],
         media_type: &str,
         compress: fn(&[u8]) -> Vec<u8>,
@@ -145,12 +145,12 @@ impl Image {
         Self { blobs, manifest, layers: packed.into_iter().map(|(digest, _)| digest).collect(), config }
     }
 
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
     }
 
     /// Writes the image as an OCI layout with a tag.
-    pub fn write_layout(&self, dir: &Path, tag: &str) {
+    pub(crate) fn write_layout(&self, dir: &Path, tag: &str) {
         std::fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
         for (digest, bytes) in &self.blobs {
             std::fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
@@ -165,13 +165,13 @@ impl Image {
 }
 
 /// A store in a temporary directory, with its own `certs.d` and a directory of layouts for docker.io.
-pub struct Node {
-    pub dir: tempfile::TempDir,
-    pub store: Arc<ImageStore>,
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Arc<ImageStore>,
 }
 
 impl Node {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         need_root();
         let dir = tempfile::tempdir().unwrap();
         let mirror = dir.path().join("mirror");
@@ -181,45 +181,49 @@ impl Node {
         node
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn mirror(&self) -> PathBuf {
+    pub(crate) fn mirror(&self) -> PathBuf {
         self.path().join("mirror")
     }
 
-    pub fn hosts(&self, registry: &str, text: &str) {
+    pub(crate) fn hosts(&self, registry: &str, text: &str) {
         let dir = self.path().join("certs.d").join(registry);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("hosts.toml"), text).unwrap();
     }
 
     /// Puts an image into the mirror and pulls it.
-    pub async fn pull_layers(&self, name: &str, layers: &[Vec<u8>]) -> Result<image::ImageRecord, String> {
+    pub(crate) async fn pull_layers(
+        &self,
+        name: &str,
+        layers: &[Vec<u8>],
+    ) -> Result<image::ImageRecord, String> {
         Image::of(layers).write_layout(&self.mirror().join(name), "latest");
         self.pull(name).await
     }
 
-    pub async fn pull(&self, name: &str) -> Result<image::ImageRecord, String> {
+    pub(crate) async fn pull(&self, name: &str) -> Result<image::ImageRecord, String> {
         self.store.pull(name, None, |_| {}).await.map_err(|error| error.to_string())
     }
 
     /// What is below `tmp/` and `layers/`.
-    pub fn leftovers(&self) -> (usize, usize) {
+    pub(crate) fn leftovers(&self) -> (usize, usize) {
         let count = |name: &str| std::fs::read_dir(self.path().join("images").join(name)).unwrap().count();
         (count("tmp"), count("layers"))
     }
 }
 
-pub fn config(dir: &Path) -> ImageStoreConfig {
+pub(crate) fn config(dir: &Path) -> ImageStoreConfig {
     let mut config = ImageStoreConfig::new(dir.join("images"), dir.join("certs.d"));
     config.network = fast();
     config
 }
 
 /// Limits for tests: nothing waits long.
-pub fn fast() -> image::NetworkConfig {
+pub(crate) fn fast() -> image::NetworkConfig {
     use std::time::Duration;
     let mut network = image::NetworkConfig::direct();
     network.connect_timeout = Duration::from_secs(5);
