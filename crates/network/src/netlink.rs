@@ -2,7 +2,8 @@
 //! thread that opened it, whoever uses it later.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -11,6 +12,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Make it; fail when it exists.
 pub(crate) const CREATE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
@@ -20,6 +22,9 @@ pub(crate) const REPLACE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
 pub(crate) const CHANGE: u16 = NLM_F_ACK;
 /// List all.
 pub(crate) const LIST: u16 = NLM_F_DUMP;
+
+/// The multicast group for changes of links.
+const RTNLGRP_LINK: u32 = 1;
 
 /// A socket, used by one request at a time.
 #[derive(Debug)]
@@ -40,9 +45,19 @@ impl Netlink {
         Ok(Self(Mutex::new(State { socket, sequence: 0 })))
     }
 
+    /// Hears of changes to the links of this socket's namespace from now on.
+    pub(crate) fn link_changes(&self) -> io::Result<LinkChanges<'_>> {
+        self.state().socket.add_membership(RTNLGRP_LINK)?;
+        Ok(LinkChanges(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sends `message` and returns what the kernel answers, without its acknowledgement.
     pub(crate) fn call(&self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.sequence = state.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -55,6 +70,32 @@ impl Netlink {
         let mut answers = Vec::new();
         while state.receive(flags, &mut answers)? == Progress::More {}
         Ok(answers)
+    }
+}
+
+/// A socket that hears of changes to links, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct LinkChanges<'a>(&'a Netlink);
+
+impl LinkChanges<'_> {
+    /// Waits for the next change; false when there was none until `deadline`.
+    pub(crate) fn wait(&self, deadline: Instant) -> io::Result<bool> {
+        let state = self.0.state();
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()));
+        let mut ready = [PollFd::new(&state.socket, PollFlags::IN)];
+        if poll(&mut ready, left.ok().as_ref())? == 0 {
+            return Ok(false);
+        }
+        // A full buffer means that there were changes, too.
+        let _ = state.socket.recv_from_full();
+        Ok(true)
+    }
+}
+
+impl Drop for LinkChanges<'_> {
+    fn drop(&mut self) {
+        // Whatever is heard later has no request's number and is passed over.
+        let _ = self.0.state().socket.drop_membership(RTNLGRP_LINK);
     }
 }
 

@@ -196,13 +196,23 @@ impl Node {
             pod_mac: side.mac(),
         };
         self.netlink.add_veth(&veth).map_err(|error| self.veth_error(id, error))?;
-        side.apply(netns).map_err(NetworkError::kernel(format!("set up `{}` in sandbox {id}", pod::LINK)))?;
-        self.set_port_up(id, &name, record)
+        let failed = |error| NetworkError::kernel(format!("set up `{}` in sandbox {id}", pod::LINK))(error);
+        let inside = side.apply(netns).map_err(failed)?;
+        self.set_port_up(id, &name, record)?;
+        self.await_operational(&name).and_then(|()| inside.await_operational(pod::LINK)).map_err(failed)
     }
 
     fn set_port_up(&self, id: &str, name: &str, record: &Record) -> Result<(), NetworkError> {
         let up = self.netlink.set_port_up(name, &alias(id, record.address));
         up.map_err(NetworkError::kernel(format!("set the link {name} of sandbox {id} up")))
+    }
+
+    /// The node's own socket is not kept from others by waiting on it.
+    fn await_operational(&self, name: &str) -> std::io::Result<()> {
+        match self.netlink.link(name)? {
+            Some(link) if !link.is_operational => Netlink::open()?.await_operational(name),
+            _ => Ok(()),
+        }
     }
 
     /// Opens host ports; when the table is gone (`nft flush ruleset`), puts all of it back.

@@ -34,14 +34,17 @@ impl PodSide {
     }
 
     /// Sets the link up with its address and the default route, and the loopback.
-    pub(crate) fn apply(self, netns: BorrowedFd<'_>) -> io::Result<()> {
+    ///
+    /// Returns the namespace's socket: packets flow only after the other end is up as well.
+    pub(crate) fn apply(self, netns: BorrowedFd<'_>) -> io::Result<Netlink> {
         within(netns, |netlink| {
             netlink.set_up(LOOPBACK)?;
             let gone = || io::Error::new(io::ErrorKind::NotFound, "the Pod's link vanished");
             let link = netlink.link(LINK)?.ok_or_else(gone)?;
             netlink.add_address(link.index, self.address, self.prefix)?;
             netlink.set_up(link.index)?;
-            netlink.add_default_route(self.gateway)
+            netlink.add_default_route(self.gateway)?;
+            Ok(netlink)
         })
     }
 }
@@ -58,12 +61,12 @@ pub(crate) fn mac_of(address: Ipv4Addr) -> [u8; 6] {
 /// Runs `work` with a socket of the namespace `netns`. The thread that enters it is not used for anything else.
 fn within<T: Send>(
     netns: BorrowedFd<'_>,
-    work: impl FnOnce(&Netlink) -> io::Result<T> + Send,
+    work: impl FnOnce(Netlink) -> io::Result<T> + Send,
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-            work(&Netlink::open()?)
+            work(Netlink::open()?)
         });
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the Pod's namespace panicked")))
     })

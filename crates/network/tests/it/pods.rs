@@ -1,10 +1,14 @@
 //! Pods reach each other, the node, the API and the world; what is attached can be attached and detached again.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use network::{NetworkError, PodNetwork};
 
 use crate::world::{GATEWAY, NODE, Netns, OUTSIDE, PATIENCE, REFUSED, World, attach, shell};
+
+/// Number and name of the link on the bridge; the kernel changes its state by and by.
+const LINK: &str = "ip -o link show master kakoi0 | cut -d: -f1,2";
 
 #[test]
 fn pods_reach_each_other_the_node_and_the_world_which_sees_the_node() {
@@ -116,9 +120,9 @@ fn attaching_twice_changes_nothing_and_detaching_twice_is_fine() {
     world.on_node(async || {
         let network = PodNetwork::open(world.config()).await.unwrap();
         let address = attach(&network, "one", &pod, &[]).await;
-        let before = shell("ip -o link show master kakoi0");
+        let before = shell(LINK);
         assert_eq!(attach(&network, "one", &pod, &[]).await, address);
-        assert_eq!(shell("ip -o link show master kakoi0"), before);
+        assert_eq!(shell(LINK), before);
         assert_eq!(attach(&network, "one", &other, &[]).await, address, "a new namespace keeps the address");
         let _server = other.serve("0.0.0.0:80");
         assert!(world.node.ask(address, 80, PATIENCE).is_some());
@@ -277,4 +281,23 @@ fn the_last_of_two_instances_puts_forwarding_back() {
         second.teardown().await.unwrap();
     });
     assert_eq!(world.footprint(), before);
+}
+
+#[test]
+fn the_first_packet_of_a_pod_is_not_lost() {
+    let world = World::new();
+    let _server = world.outside.serve("0.0.0.0:82");
+    world.on_node(async || {
+        let network = PodNetwork::open(world.config()).await.unwrap();
+        let mut slowest = Duration::ZERO;
+        for number in 0..20 {
+            let pod = Netns::new();
+            attach(&network, &format!("pod-{number}"), &pod, &[]).await;
+            let start = Instant::now();
+            assert!(pod.ask(OUTSIDE, 82, PATIENCE).is_some());
+            slowest = slowest.max(start.elapsed());
+        }
+        // A lost packet is sent again after a second.
+        assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+    });
 }
