@@ -31,7 +31,7 @@ fn any_value(kind: FieldKind, depth: u32, source: &mut Source) -> Value {
             if source.below(2) == 0 { number.into() } else { (-number).into() }
         }
         FieldKind::Float => 1.5.into(),
-        FieldKind::Bool => true.into(),
+        FieldKind::Bool | FieldKind::SchemaOrBool => true.into(),
         FieldKind::Bytes => "YWJj".into(),
         FieldKind::Quantity => "1500m".into(),
         FieldKind::IntOrString => {
@@ -45,7 +45,6 @@ fn any_value(kind: FieldKind, depth: u32, source: &mut Source) -> Value {
         FieldKind::MicroTime => "2026-11-23T12:00:00.000123Z".into(),
         FieldKind::Raw | FieldKind::Fields => json!({"a": [1, "b"]}),
         FieldKind::Json => json!([1, {"b": null}]),
-        FieldKind::SchemaOrBool => true.into(),
         FieldKind::SchemaOrArray => json!([{"type": "string"}]),
         FieldKind::SchemaOrStrings => json!(["a", "b"]),
     }
