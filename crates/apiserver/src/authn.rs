@@ -28,8 +28,7 @@ pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Identit
     let user = common_name.filter(|name| !name.is_empty())?;
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
     let mut identity = Identity::new(user, &groups);
-    let fingerprint: String =
-        digest(&SHA256, certificate).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = crate::response::hex(digest(&SHA256, certificate).as_ref());
     identity.extra.push((CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")]));
     Some(identity)
 }

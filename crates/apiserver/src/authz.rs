@@ -190,23 +190,13 @@ pub(crate) fn forbidden(user: &Identity, info: &RequestInfo) -> Status {
         info.resource_path(),
         info.group
     );
-    match kind::find(&info.group, &info.version, &info.resource) {
-        Some(kind) => Status::forbidden(kind, &info.name, &why),
-        None => {
-            let full = if info.group.is_empty() {
-                info.resource.clone()
-            } else {
-                format!("{}.{}", info.resource, info.group)
-            };
-            let name = if info.name.is_empty() { String::new() } else { format!(" \"{}\"", info.name) };
-            Status::forbidden_resource(
-                &info.group,
-                &info.resource,
-                &info.name,
-                &format!("{full}{name} is forbidden: {why}"),
-            )
-        }
+    if let Some(kind) = kind::find(&info.group, &info.version, &info.resource) {
+        return Status::forbidden(kind, &info.name, &why);
     }
+    let dot = if info.group.is_empty() { "" } else { "." };
+    let name = if info.name.is_empty() { String::new() } else { format!(" \"{}\"", info.name) };
+    let message = format!("{}{dot}{}{name} is forbidden: {why}", info.resource, info.group);
+    Status::forbidden_resource(&info.group, &info.resource, &info.name, &message)
 }
 
 /// The question that a request asks.

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::discovery;
 use api::kind::{Kind, kinds};
 use api::status::Status;
+use api::{discovery, openapi};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -37,8 +37,7 @@ impl Documents {
             return Some(found.clone());
         }
         let bytes = to_bytes(&make()?);
-        let hash: String =
-            digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        let hash = crate::response::hex(digest(&SHA256, &bytes).as_ref()).to_uppercase();
         let document = Arc::new(Document { bytes, hash });
         lock().insert(path.to_owned(), document.clone());
         Some(document)
@@ -55,8 +54,7 @@ pub(crate) fn answer(
     Some(match segments.as_slice() {
         [] => Ok(paths()),
         ["version"] => Ok(json(StatusCode::OK, Accepted::JSON, &version())),
-        ["api"] => discover(server, path, headers),
-        ["apis"] => discover(server, path, headers),
+        ["api" | "apis"] => discover(server, path, headers),
         ["api", version] => plain(headers, discovery::resources("", version)),
         ["apis", group] => plain(headers, discovery::group_document(group)),
         ["apis", group, version] => {
@@ -195,13 +193,15 @@ fn documented() -> Vec<(String, (&'static str, &'static str))> {
 }
 
 fn openapi_index(server: &Server) -> Value {
-    let mut paths = serde_json::Map::new();
-    for (path, (group, version)) in documented() {
-        let document = server.documents.get(&format!("/openapi/v3/{path}"), || openapi_of(group, version));
-        let hash = document.map(|document| document.hash.clone()).unwrap_or_default();
-        paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
-    }
-    json!({"paths": paths})
+    let documents: Vec<(String, String)> = documented()
+        .into_iter()
+        .filter_map(|(path, (group, version))| {
+            let document =
+                server.documents.get(&format!("/openapi/v3/{path}"), || openapi_of(group, version))?;
+            Some((path, document.hash.clone()))
+        })
+        .collect();
+    openapi::v3_index(documents.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
 }
 
 fn openapi_document(segments: &[&str]) -> Option<Value> {
@@ -213,18 +213,5 @@ fn openapi_document(segments: &[&str]) -> Option<Value> {
 fn openapi_of(group: &str, version: &str) -> Option<Value> {
     let kinds: Vec<&Kind> =
         kinds().iter().filter(|kind| kind.group == group && kind.version == version).collect();
-    (!kinds.is_empty()).then(|| small_openapi(&kinds))
-}
-
-fn small_openapi(kinds: &[&Kind]) -> Value {
-    let mut paths = serde_json::Map::new();
-    for kind in kinds {
-        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-        let parameters = json!([{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]);
-        let operation =
-            json!({"x-kubernetes-group-version-kind": gvk, "parameters": parameters, "responses": {}});
-        let path = format!("/{}/{}", kind.api_version(), kind.plural);
-        paths.insert(path, json!({"post": operation, "put": operation, "patch": operation}));
-    }
-    json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": KUBERNETES}, "paths": paths})
+    (!kinds.is_empty()).then(|| openapi::v3_document(group, version, &kinds))
 }

@@ -47,7 +47,7 @@ pub(crate) fn write(path: &Path, content: &str) -> Result<(), FileError> {
         std::fs::remove_file(&beside).ok();
     }
     written.map_err(failed("writing", path))?;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("syncing", directory))
 }
 

@@ -14,13 +14,13 @@ use crate::cache::Object;
 use crate::server::Server;
 
 /// How often the work is looked for.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 /// How long the store's history is kept.
-const HISTORY: Duration = Duration::from_secs(5 * 60);
+const HISTORY: Duration = Duration::from_mins(5);
 /// How long an Event is kept after it was last seen.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How often certificates are looked at.
-const CERTIFICATES: Duration = Duration::from_secs(24 * 3600);
+const CERTIFICATES: Duration = Duration::from_hours(24);
 
 /// Works until the shutdown. `renew` looks at the certificates.
 pub(crate) async fn run(server: Arc<Server>, renew: impl Fn() + Send) {

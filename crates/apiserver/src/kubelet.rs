@@ -263,6 +263,6 @@ mod tests {
             ask(&pod, &format!("{base}?container=x")),
             Err("container x is not valid for pod p".to_owned())
         );
-        assert!(ask(&pod, &format!("{base}?container=init")).is_ok());
+        assert_eq!(ask(&pod, &format!("{base}?container=init")), Ok("/containerLogs/a/p/init".to_owned()));
     }
 }

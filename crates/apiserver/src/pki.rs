@@ -102,14 +102,14 @@ impl Authority {
     pub(crate) fn open(directory: &Path) -> Result<Self, PkiError> {
         file::make_directory(directory)?;
         let (certificate_path, key_path) = (directory.join("ca.crt"), directory.join("ca.key"));
-        let pair = match (file::read(&certificate_path)?, file::read(&key_path)?) {
-            (Some(certificate_pem), Some(key_pem)) => KeyAndCertificate { certificate_pem, key_pem },
-            _ => {
-                let made = make_authority()?;
-                file::write(&key_path, &made.key_pem)?;
-                file::write(&certificate_path, &made.certificate_pem)?;
-                made
-            }
+        let present = file::read(&certificate_path)?.zip(file::read(&key_path)?);
+        let pair = if let Some((certificate_pem, key_pem)) = present {
+            KeyAndCertificate { certificate_pem, key_pem }
+        } else {
+            let made = make_authority()?;
+            file::write(&key_path, &made.key_pem)?;
+            file::write(&certificate_path, &made.certificate_pem)?;
+            made
         };
         let unusable = |path: &Path| {
             let path = path.to_owned();

@@ -218,8 +218,8 @@ fn method_verb(method: &Method) -> &'static str {
 mod tests {
     use super::*;
 
-    fn parse(method: Method, uri: &str) -> RequestInfo {
-        RequestInfo::parse(&method, &uri.parse().unwrap())
+    fn parse(method: &Method, uri: &str) -> RequestInfo {
+        RequestInfo::parse(method, &uri.parse().unwrap())
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
             ),
             (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dp", "list", "", "pods", "p"),
         ] {
-            let info = parse(method, uri);
+            let info = parse(&method, uri);
             assert!(info.is_resource, "{uri}");
             let found = (info.verb, info.namespace.as_str(), info.resource_path(), info.name.as_str());
             assert_eq!(found, (verb, namespace, resource.to_owned(), name), "{uri}");
@@ -256,7 +256,7 @@ mod tests {
         for uri in
             ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3/api/v1"]
         {
-            let info = parse(Method::GET, uri);
+            let info = parse(&Method::GET, uri);
             assert!(!info.is_resource, "{uri}");
             assert_eq!(info.verb, "get");
         }

@@ -1,6 +1,7 @@
 //! What clients accept and how answers are written: objects, Tables and metadata alone, as JSON or YAML, compressed
 //! when large. Protobuf is read but not written: every client that asks for it takes JSON too.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use api::status::Status;
@@ -135,6 +136,15 @@ pub(crate) fn json(code: StatusCode, accepted: Accepted, value: &Value) -> Respo
 pub(crate) fn to_bytes(value: &Value) -> Bytes {
     // Writing a JSON value into memory cannot fail: its keys are strings.
     serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
 }
 
 fn yaml(json: &Bytes) -> Bytes {

@@ -119,7 +119,7 @@ pub(crate) fn request_token(write: &Write<'_>, media: MediaType, bytes: &Bytes) 
     let server = write.server;
     let mut audiences: Vec<String> = spec.get("audiences").map(texts).unwrap_or_default();
     if audiences.is_empty() {
-        audiences = server.audiences.clone();
+        audiences.clone_from(&server.audiences);
     }
     let namespace = &write.info.namespace;
     let bound = match spec.get("boundObjectRef").filter(|reference| reference.is_object()) {

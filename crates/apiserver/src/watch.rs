@@ -22,9 +22,9 @@ use crate::response::{Form, to_bytes};
 use crate::view;
 
 /// How often a bookmark tells how far the watch is.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// How long a watch lasts that names no timeout: between this and twice this.
-const LASTS_AT_LEAST: Duration = Duration::from_secs(1800);
+const LASTS_AT_LEAST: Duration = Duration::from_mins(30);
 /// Changes taken from the cache at a time.
 const CHUNK: usize = 64;
 
@@ -111,7 +111,6 @@ pub(crate) struct Watch {
     kind: &'static Kind,
     filter: Filter,
     form: Form,
-    bookmarks: bool,
     /// What was there at the start and has not been sent.
     initial: std::vec::IntoIter<Arc<Object>>,
     /// Whether the end of `initial` must be marked.
@@ -120,7 +119,8 @@ pub(crate) struct Watch {
     changed: watch::Receiver<u64>,
     ready: VecDeque<Bytes>,
     has_sent_columns: bool,
-    bookmark_at: Instant,
+    /// When the next bookmark is due, for clients that want them.
+    bookmark_at: Option<Instant>,
     end_at: Instant,
     shutdown: CancellationToken,
     is_over: bool,
@@ -170,14 +170,13 @@ impl Watch {
             kind,
             filter,
             form,
-            bookmarks: options.bookmarks,
             initial: initial.into_iter(),
             mark_initial: options.start == Start::EverythingMarked,
             cursor,
             changed,
             ready: VecDeque::new(),
             has_sent_columns: false,
-            bookmark_at: now + BOOKMARK_EVERY,
+            bookmark_at: options.bookmarks.then(|| now + BOOKMARK_EVERY),
             end_at: now + options.lasts,
             shutdown,
             is_over: false,
@@ -232,10 +231,11 @@ impl Watch {
     }
 
     async fn wait(&mut self) {
+        let bookmark_at = self.bookmark_at;
         tokio::select! {
             changed = self.changed.changed() => self.is_over = changed.is_err(),
-            () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
-                self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
+            () = tokio::time::sleep_until(bookmark_at.unwrap_or(self.end_at)), if bookmark_at.is_some() => {
+                self.bookmark_at = Some(Instant::now() + BOOKMARK_EVERY);
                 self.fill();
                 if self.ready.is_empty() {
                     let line = self.bookmark(false);
@@ -244,7 +244,7 @@ impl Watch {
             }
             () = tokio::time::sleep_until(self.end_at) => {
                 self.is_over = true;
-                if self.bookmarks {
+                if bookmark_at.is_some() {
                     let line = self.bookmark(false);
                     self.ready.push_back(line);
                 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::object::{Encoder, Object};
 
 /// Changes older than this are forgotten, beyond [`KEEP_AT_LEAST`].
-const KEEP_FOR: Duration = Duration::from_secs(5 * 60);
+const KEEP_FOR: Duration = Duration::from_mins(5);
 /// Changes that are kept however old they are.
 const KEEP_AT_LEAST: usize = 256;
 /// The most changes that are kept.

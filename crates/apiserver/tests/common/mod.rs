@@ -74,7 +74,7 @@ impl Cluster {
     pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Said {
         let mut child = self.command(arguments).spawn().expect("these tests need kubectl on the PATH");
         child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-        said(child.wait_with_output().unwrap())
+        said(&child.wait_with_output().unwrap())
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
@@ -117,7 +117,7 @@ pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
     }
 }
 
-fn said(output: Output) -> Said {
+fn said(output: &Output) -> Said {
     Said {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
