@@ -4,10 +4,19 @@
 
 mod cli;
 mod config;
+mod down;
 mod ids;
+mod images;
 mod instance;
+mod log;
+mod machine;
+mod node;
+mod notify;
 mod output;
 mod places;
+mod serve;
+mod signal;
+mod up;
 mod version;
 
 use std::error::Error;
@@ -16,6 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command, OutputFormat};
+use places::Places;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,8 +43,27 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
         Command::Version(output) => Ok(version::print(output.output == OutputFormat::Json)?),
         Command::Userns(query) => Ok(ids::print(query)?),
         Command::WhoOwns(query) => Ok(ids::who_owns(query.id, &query.query)?),
-        Command::Up(_) | Command::Down(_) | Command::Runtime(_) | Command::Image(_) => {
-            Err("not composed yet".into())
+        command => {
+            log::init(cli.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(serve_or_ask(command))
         }
     }
+}
+
+/// The commands that wait: for requests, for the kernel, or for the daemon.
+async fn serve_or_ask(command: &Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Up(up) => Ok(Box::pin(up::up(&places(&up.instance)?, up)).await?),
+        Command::Down(instance) => Ok(Box::pin(down::down(&places(instance)?)).await?),
+        Command::Runtime(runtime) => Ok(Box::pin(serve::serve(&places(&runtime.instance)?, runtime)).await?),
+        Command::Image(image) => Ok(Box::pin(images::run(&places(&image.instance)?, &image.command)).await?),
+        Command::Version(_) | Command::Userns(_) | Command::WhoOwns(_) => Ok(()),
+    }
+}
+
+/// The places below the root, made absolute: names are derived from it.
+fn places(instance: &cli::Instance) -> Result<Places, std::io::Error> {
+    let root = std::path::absolute(&instance.root)?;
+    Ok(Places::new(&root.canonicalize().unwrap_or(root)))
 }

@@ -1,0 +1,69 @@
+//! `kakoi down`: ends the daemon, then every Pod, then the network. It works when the daemon is dead, too: what runs
+//! is found from disk. What is stored stays, so that the next `up` starts the same Pods with the same IDs.
+
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError, Flags};
+use crate::instance::{self, LockError};
+use crate::node::{self, NodeError};
+use crate::output;
+use crate::places::Places;
+
+/// Why a node can't be taken down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DownError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("can't end the daemon (PID {pid}): {cause}")]
+    Daemon { pid: u32, cause: io::Error },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Stop(#[from] runtime::StopError),
+    #[error("the Pods have ended, but the network is not down: {0}")]
+    Network(#[from] network::NetworkError),
+}
+
+/// Takes the instance down.
+pub(crate) async fn down(places: &Places) -> Result<(), DownError> {
+    instance::require_root()?;
+    if !places.state().exists() {
+        output::note(format!("nothing of kakoi is on the root {}", places.root().display()));
+        return Ok(());
+    }
+    if let Some(pid) = instance::holder(&places.run()) {
+        end(pid).await.map_err(|cause| DownError::Daemon { pid, cause })?;
+    }
+    let _lock = instance::take(places.root(), &places.run())?;
+    let config = Config::load(places, &Flags::default())?;
+    stop_pods(places, &config).await
+}
+
+/// Asks the daemon to end and waits until it has.
+async fn end(pid: u32) -> io::Result<()> {
+    let raw =
+        i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such PID"))?;
+    let daemon = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
+    pidfd_send_signal(&daemon, Signal::TERM)?;
+    // A pidfd becomes readable when its process has ended.
+    drop(AsyncFd::new(daemon)?.readable().await?);
+    Ok(())
+}
+
+async fn stop_pods(places: &Places, config: &Config) -> Result<(), DownError> {
+    let images = node::open_images(places).map_err(NodeError::from)?;
+    let network = node::open_network(places, config.pod_cidr, None).await.map_err(NodeError::from)?;
+    let shutdown = CancellationToken::new();
+    let runtime =
+        node::start_runtime(places, images, network.clone(), shutdown).await.map_err(NodeError::from)?;
+    let stopped = runtime.stop_all().await;
+    runtime.shutdown().await;
+    stopped?;
+    Ok(network.teardown().await?)
+}

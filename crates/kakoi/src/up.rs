@@ -1,0 +1,108 @@
+//! `kakoi up`: puts the roles of one node together. They meet only at the two seams: each has a client of the API
+//! with its own identity, and the kubelet has the runtime's CRI.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use apiserver::{ApiServer, ApiServerConfig, Identity};
+use image::ImageStore;
+use network::{Cidr, PodNetwork};
+use runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli;
+use crate::config::{Config, ConfigError};
+use crate::instance::{self, LockError};
+use crate::node::{self, NodeError, SERVICE};
+use crate::notify::notify;
+use crate::places::Places;
+use crate::{machine, output, signal};
+
+/// Why a node can't run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Api(#[from] apiserver::StartError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Cri(#[from] cri::BindError),
+    #[error("can't wait for signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Runs the node until SIGTERM or SIGINT. The Pods run on.
+pub(crate) async fn up(places: &Places, command: &cli::Up) -> Result<(), UpError> {
+    instance::require_root()?;
+    let config = Config::load(places, &command.flags())?;
+    let _lock = instance::take(places.root(), &places.run())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ended = signal::ended()?;
+    let shutdown = CancellationToken::new();
+    let parts = Parts::start(places, &config, &shutdown).await?;
+    output::note(format!("export KUBECONFIG={}", places.admin_kubeconfig().display()));
+    notify("READY=1");
+    ended.await;
+    notify("STOPPING=1");
+    tracing::info!("ending; the Pods run on");
+    shutdown.cancel();
+    parts.join().await;
+    Ok(())
+}
+
+/// What runs.
+#[derive(Debug)]
+struct Parts {
+    api: ApiServer,
+    images: Arc<ImageStore>,
+    runtime: Runtime,
+}
+
+impl Parts {
+    async fn start(places: &Places, config: &Config, shutdown: &CancellationToken) -> Result<Self, UpError> {
+        let gateway = Cidr::new(config.pod_cidr.0, config.pod_cidr.1).gateway();
+        let address = machine::address().unwrap_or(IpAddr::V4(gateway));
+        let api = start_api(places, config, [address, IpAddr::V4(gateway)], shutdown).await?;
+        let images = node::open_images(places).map_err(NodeError::from)?;
+        let network = open_network(places, config, &api).await?;
+        let runtime = node::start_runtime(places, images.clone(), network, shutdown.clone())
+            .await
+            .map_err(NodeError::from)?;
+        runtime.listen(&places.cri_socket()).await?;
+        Ok(Self { api, images, runtime })
+    }
+
+    async fn join(self) {
+        self.runtime.shutdown().await;
+        self.images.close().await;
+        self.api.join().await;
+    }
+}
+
+async fn start_api(
+    places: &Places,
+    config: &Config,
+    advertise: [IpAddr; 2],
+    shutdown: &CancellationToken,
+) -> Result<ApiServer, apiserver::StartError> {
+    let api = ApiServerConfig {
+        state_dir: places.state(),
+        secure_listen: config.secure_listen,
+        advertise: advertise.to_vec(),
+        names: vec![config.node_name.clone()],
+        service_ip: IpAddr::V4(*SERVICE.ip()),
+        feature_gates: config.gates,
+        admin_kubeconfig: places.admin_kubeconfig(),
+    };
+    apiserver::start(api, shutdown.clone()).await
+}
+
+async fn open_network(places: &Places, config: &Config, api: &ApiServer) -> Result<PodNetwork, NodeError> {
+    Ok(node::open_network(places, config.pod_cidr, Some(api.address().port())).await?)
+}
