@@ -23,8 +23,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["cri", "image", "network", "shim", "stream", "sys", "userns"]),
     ("kubelet", &["api", "cri", "stream", "sys", "userns"]),
     ("apiserver", &["api", "store", "stream"]),
-    ("controller", &["api"]),
-    ("scheduler", &["api"]),
+    ("informer", &[]),
+    ("controller", &["api", "informer"]),
+    ("scheduler", &["api", "informer"]),
 ];
 
 /// They stand above the table: the binary composes all crates, the others test and build them.
