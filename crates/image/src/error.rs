@@ -159,7 +159,7 @@ pub enum PullError {
         /// The layer's digest.
         digest: Digest,
         /// Why.
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     /// The image is for other machines.
     #[error("`{reference}` is not for this machine ({wanted}); it has {offered}")]
@@ -211,9 +211,12 @@ impl PullError {
             Self::Manifest { attempts, .. } | Self::Part { attempts, .. } => {
                 attempts.decisive().map_or(PullErrorKind::Invalid, AttemptError::kind)
             }
-            Self::Layer { source: UnpackError::NoSpace { .. }, .. } => PullErrorKind::NoSpace,
-            Self::Layer { source: UnpackError::Disk { .. }, .. } => PullErrorKind::Other,
-            Self::Layer { .. } | Self::Image { .. } => PullErrorKind::Corrupt,
+            Self::Layer { source, .. } => match **source {
+                UnpackError::NoSpace { .. } => PullErrorKind::NoSpace,
+                UnpackError::Disk { .. } => PullErrorKind::Other,
+                _ => PullErrorKind::Corrupt,
+            },
+            Self::Image { .. } => PullErrorKind::Corrupt,
             Self::Platform { .. } => PullErrorKind::NotFound,
             Self::Store(error) if error.is_no_space() => PullErrorKind::NoSpace,
             Self::Store(_) => PullErrorKind::Other,
@@ -264,6 +267,6 @@ pub enum LoadError {
         /// The file or directory.
         path: String,
         /// Why.
-        source: PullError,
+        source: Box<PullError>,
     },
 }

@@ -38,7 +38,7 @@ pub(crate) async fn load(
     name: Option<&str>,
 ) -> Result<Vec<ImageRecord>, LoadError> {
     let shown = path.display().to_string();
-    let image = |source| LoadError::Image { path: shown.clone(), source };
+    let image = |source| LoadError::Image { path: shown.clone(), source: Box::new(source) };
     let name = name.map(str::parse::<Reference>).transpose().map_err(|error| image(error.into()))?;
     let meta = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     // Held until the images are in the store.
@@ -201,7 +201,7 @@ impl Loader<'_> {
     }
 
     fn failed(&self, source: PullError) -> LoadError {
-        LoadError::Image { path: self.shown.clone(), source }
+        LoadError::Image { path: self.shown.clone(), source: Box::new(source) }
     }
 }
 
@@ -220,5 +220,5 @@ fn unreadable(path: &Path, error: &std::io::Error) -> LoadError {
 }
 
 fn image_error(path: &Path, source: PullError) -> LoadError {
-    LoadError::Image { path: path.display().to_string(), source }
+    LoadError::Image { path: path.display().to_string(), source: Box::new(source) }
 }

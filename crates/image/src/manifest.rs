@@ -159,15 +159,15 @@ impl Platform {
     fn rank(&self, offered: &Self) -> Option<u8> {
         let same = self.os == offered.os && self.architecture == offered.architecture;
         let variant = |platform: &Self| platform.variant.clone().filter(|variant| !variant.is_empty());
-        match (same, variant(self), variant(offered)) {
-            (false, _, _) => None,
-            (true, mine, theirs) if mine == theirs => Some(u8::MAX),
-            (true, _, None) => Some(u8::MAX - 1),
-            (true, Some(mine), Some(theirs)) if generation(&theirs) <= generation(&mine) => {
+        match (variant(self), variant(offered)) {
+            _ if !same => None,
+            (mine, theirs) if mine == theirs => Some(u8::MAX),
+            (_, None) => Some(u8::MAX - 1),
+            (Some(mine), Some(theirs)) if generation(&theirs) <= generation(&mine) => {
                 Some(generation(&theirs))
             }
             // amd64 without a variant is v1: every machine runs it, and more is not known of this one.
-            (true, None, Some(theirs)) if theirs == "v1" => Some(1),
+            (None, Some(theirs)) if theirs == "v1" => Some(1),
             _ => None,
         }
     }

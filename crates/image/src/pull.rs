@@ -51,7 +51,7 @@ pub enum RegistryAuth {
         /// The password, or an access token in its place.
         password: String,
     },
-    /// An OAuth2 refresh token, exchanged at the registry's token server.
+    /// An `OAuth2` refresh token, exchanged at the registry's token server.
     IdentityToken(String),
     /// A bearer token, sent as it is.
     RegistryToken(String),
@@ -396,6 +396,7 @@ impl Puller {
                     attempts.0.push(attempt(source, error.into()));
                 }
                 Err(Failed::Unpack(source)) => {
+                    let source = Box::new(source);
                     return Err(PullError::Layer { reference: reference.to_owned(), digest, source });
                 }
             }
@@ -465,7 +466,7 @@ impl Puller {
         let (scratch, tree) = completed.map_err(|source| PullError::Layer {
             reference: reference.to_owned(),
             digest: digest.clone(),
-            source,
+            source: Box::new(source),
         })?;
         self.publish(NewLayer { scratch, key, bytes: tree.bytes, inodes: tree.inodes }).await
     }

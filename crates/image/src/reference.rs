@@ -176,9 +176,10 @@ fn check_registry(registry: &str) -> Result<(), Reason> {
         Some(v6) => v6.split_once(']').ok_or_else(refused)?,
         None => registry.find(':').map_or((registry, ""), |at| registry.split_at(at)),
     };
-    let is_host = match registry.starts_with('[') {
-        true => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        false => host.split('.').all(is_host_label),
+    let is_host = if registry.starts_with('[') {
+        host.parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        host.split('.').all(is_host_label)
     };
     let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     if is_host && is_port { Ok(()) } else { Err(refused()) }

@@ -33,7 +33,7 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 /// A repository at a host.
 pub(crate) struct Repository {
     endpoint: Endpoint,
-    repository: String,
+    name: String,
     auth: Option<RegistryAuth>,
     network: NetworkConfig,
     http: HttpClient,
@@ -42,7 +42,7 @@ pub(crate) struct Repository {
 
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Repository({}/{})", self.endpoint.origin(), self.repository)
+        write!(f, "Repository({}/{})", self.endpoint.origin(), self.name)
     }
 }
 
@@ -62,7 +62,7 @@ impl Repository {
         };
         Self {
             endpoint,
-            repository: reference.repository().to_owned(),
+            name: reference.repository().to_owned(),
             auth,
             network,
             http,
@@ -156,7 +156,7 @@ impl Repository {
         let Endpoint { path, mirrored, .. } = &self.endpoint;
         let origin = self.endpoint.origin();
         let query = mirrored.as_ref().map(|registry| format!("?ns={registry}")).unwrap_or_default();
-        let text = format!("{origin}{path}/{}/{kind}/{identifier}{query}", self.repository);
+        let text = format!("{origin}{path}/{}/{kind}/{identifier}{query}", self.name);
         text.parse().map_err(|_| AttemptError::Status(format!("`{text}` is not a URL")))
     }
 
@@ -244,7 +244,7 @@ impl Repository {
         challenge: &Challenge,
         auth: Option<&RegistryAuth>,
     ) -> Result<String, AttemptError> {
-        let request = auth::plan_token(challenge, auth, &self.repository, self.endpoint.is_https)
+        let request = auth::plan_token(challenge, auth, &self.name, self.endpoint.is_https)
             .map_err(AttemptError::Unauthorized)?;
         let uri: Uri = request.uri.parse().map_err(|_| {
             AttemptError::Unauthorized(format!("its token server `{}` is not a URL", request.uri))

@@ -294,7 +294,7 @@ fn endpoint(name: &str, table: &Table, path: &Path, registry: &str) -> Result<En
         mirrored: (*authority != server.authority).then(|| registry.to_owned()),
         authority: authority.to_owned(),
         path: api_path,
-        tls: tls_files(table, path.parent().unwrap_or(Path::new("/"))),
+        tls: tls_files(table, path.parent().unwrap_or_else(|| Path::new("/"))),
         headers: headers.collect(),
     })
 }

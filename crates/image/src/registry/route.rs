@@ -96,12 +96,12 @@ impl Service<Uri> for Route {
                 tunnel = tunnel.with_auth(auth.clone());
             }
             return Box::pin(async move {
-                let io = tunnel.call(to).await.map_err(|error| through(&proxy, error.into()))?;
+                let io = tunnel.call(to).await.map_err(|error| through(&proxy, &error))?;
                 Ok(Routed { io, is_forwarded: false })
             });
         }
         Box::pin(async move {
-            let io = direct.call(proxy.uri().clone()).await.map_err(|error| through(&proxy, error.into()))?;
+            let io = direct.call(proxy.uri().clone()).await.map_err(|error| through(&proxy, &error))?;
             Ok(Routed { io, is_forwarded: true })
         })
     }
@@ -115,7 +115,10 @@ pub(super) struct ProxyError {
     cause: String,
 }
 
-fn through(proxy: &hyper_util::client::proxy::matcher::Intercept, error: BoxError) -> BoxError {
+fn through(
+    proxy: &hyper_util::client::proxy::matcher::Intercept,
+    error: &(dyn std::error::Error + 'static),
+) -> BoxError {
     let mut cause = error.to_string();
     let mut next = error.source();
     while let Some(inner) = next {

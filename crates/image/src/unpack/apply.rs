@@ -133,7 +133,7 @@ impl Applier {
             Kind::HardLink => return self.make_link(entry, parts, parent),
             Kind::Symlink => {
                 let make = || rustix::fs::symlinkat(entry.link.as_slice(), parent, name);
-                self.instead(parent, name, make).map_err(system)?;
+                Self::instead(parent, name, make).map_err(system)?;
                 self.set_owner(entry, parent, name).map_err(system)?;
                 set_times(parent.as_fd(), name, entry.mtime).map_err(system)?;
             }
@@ -148,7 +148,6 @@ impl Applier {
 
     /// Makes something new under a name; what the archive had there before goes.
     fn instead<T>(
-        &self,
         parent: &OwnedFd,
         name: &[u8],
         make: impl Fn() -> rustix::io::Result<T>,
@@ -169,7 +168,7 @@ impl Applier {
             existing.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         if !is_directory {
             let make = || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700));
-            self.instead(parent, name, make)?;
+            Self::instead(parent, name, make)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
@@ -194,7 +193,7 @@ impl Applier {
         let name = parts.last().copied().unwrap_or_default();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
-        let file = self.instead(parent, name, make).map_err(|errno| failed(parts, errno))?;
+        let file = Self::instead(parent, name, make).map_err(|errno| failed(parts, errno))?;
         let mut file = File::from(file);
         self.write(entry, parts, &mut file, data)?;
         self.set_metadata(entry, file.as_fd()).map_err(|errno| failed(parts, errno))?;
@@ -241,7 +240,7 @@ impl Applier {
         };
         let device = rustix::fs::makedev(device.0, device.1);
         let make = || rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device);
-        self.instead(parent, name, make)?;
+        Self::instead(parent, name, make)?;
         self.set_owner(entry, parent, name)?;
         rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         set_times(parent.as_fd(), name, entry.mtime)
@@ -266,7 +265,7 @@ impl Applier {
         };
         let name = parts.last().copied().unwrap_or_default();
         let make = || rustix::fs::linkat(&directory, *target_name, parent, name, AtFlags::empty());
-        match self.instead(parent, name, make) {
+        match Self::instead(parent, name, make) {
             Ok(()) => Ok(()),
             Err(Errno::NOENT) => {
                 self.tree.links.push(below());

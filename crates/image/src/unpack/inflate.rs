@@ -86,7 +86,10 @@ fn begin<R: Read>(mut input: R, decoder: FrameDecoder) -> io::Result<State<R>> {
     if is_skippable(&magic) {
         let mut length = [0; 4];
         input.read_exact(&mut length)?;
-        io::copy(&mut input.by_ref().take(u32::from_le_bytes(length).into()), &mut io::sink())?;
+        let length = u64::from(u32::from_le_bytes(length));
+        if io::copy(&mut input.by_ref().take(length), &mut io::sink())? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         return Ok(State::Between(input, decoder));
     }
     let frame = StreamingDecoder::new_with_decoder(Cursor::new(magic).chain(input), decoder);

@@ -47,6 +47,7 @@ impl Tar {
     }
 
     /// Any entry; the path is written as it is, with nothing checked.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a header, in its order")]
     pub(crate) fn entry(
         mut self,
         kind: EntryType,
