@@ -78,10 +78,8 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, cause: String },
     #[error(transparent)]
     Gates(#[from] GateError),
-    #[error(
-        "the Pod address range `{0}` is not an IPv4 network of 16 to 28 bits such as 10.210.0.0/24 (--pod-cidr)"
-    )]
-    PodCidr(String),
+    #[error("the Pods' addresses `{text}`: {cause} (--pod-cidr)")]
+    PodCidr { text: String, cause: CidrError },
     #[error(
         "the node's name `{0}` is not a DNS subdomain (lower case letters, digits, `-` and `.`); set --node-name"
     )]
