@@ -36,51 +36,19 @@ pub enum CacheError {
 /// All tables, and the store below them.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    tables: Vec<Table>,
-    revision: AtomicU64,
+    /// Shared with the store's thread, which fills them.
+    filled: Arc<Filled>,
     store: Arc<dyn Storage>,
 }
 
-impl Cache {
-    /// Reads everything that is stored and follows the store from then on.
-    pub(crate) async fn open(store: Arc<dyn Storage>) -> Result<Arc<Self>, CacheError> {
-        let mut tables: Vec<Table> = Vec::new();
-        for kind in kinds().iter().filter(|kind| kind.is_stored()) {
-            if !tables.iter().any(|table| table.kind().store_prefix == kind.store_prefix) {
-                tables.push(Table::new(kind));
-            }
-        }
-        let listing = store.range("", None, 0)?;
-        let cache = Arc::new(Self { tables, revision: AtomicU64::new(listing.revision), store });
-        for entry in listing.entries {
-            let Some((table, key)) = cache.split(&entry.key) else { continue };
-            if !table.load(key, entry.revision, &entry.value) {
-                return Err(CacheError::Form { key: entry.key.to_string() });
-            }
-        }
-        cache.follow(listing.revision).await?;
-        Ok(cache)
-    }
+/// What the store's thread fills. It must not know the store: that thread would keep itself alive.
+#[derive(Debug)]
+struct Filled {
+    tables: Vec<Table>,
+    revision: AtomicU64,
+}
 
-    /// Takes what history there is, then every new change.
-    async fn follow(self: &Arc<Self>, loaded: u64) -> Result<(), FollowError> {
-        let mut from = self.store.floor();
-        loop {
-            for table in &self.tables {
-                table.set_floor(from);
-            }
-            let cache = self.clone();
-            match self
-                .store
-                .follow(from, Box::new(move |changes: &[Change]| cache.take(changes, loaded)))
-                .await
-            {
-                Err(FollowError::Compacted { floor, .. }) if floor > from => from = floor,
-                done => return done,
-            }
-        }
-    }
-
+impl Filled {
     fn take(&self, changes: &[Change], loaded: u64) {
         for change in changes {
             if let Some((table, key)) = self.split(&change.key) {
@@ -100,20 +68,59 @@ impl Cache {
         let (prefix, key) = key.split_once('/')?;
         Some((self.tables.iter().find(|table| table.kind().store_prefix == prefix)?, key))
     }
+}
+
+impl Cache {
+    /// Reads everything that is stored and follows the store from then on.
+    pub(crate) async fn open(store: Arc<dyn Storage>) -> Result<Arc<Self>, CacheError> {
+        let mut tables: Vec<Table> = Vec::new();
+        for kind in kinds().iter().filter(|kind| kind.is_stored()) {
+            if !tables.iter().any(|table| table.kind().store_prefix == kind.store_prefix) {
+                tables.push(Table::new(kind));
+            }
+        }
+        let listing = store.range("", None, 0)?;
+        let filled = Arc::new(Filled { tables, revision: AtomicU64::new(listing.revision) });
+        for entry in listing.entries {
+            let Some((table, key)) = filled.split(&entry.key) else { continue };
+            if !table.load(key, entry.revision, &entry.value) {
+                return Err(CacheError::Form { key: entry.key.to_string() });
+            }
+        }
+        let cache = Self { filled, store };
+        cache.follow(listing.revision).await?;
+        Ok(Arc::new(cache))
+    }
+
+    /// Takes what history there is, then every new change.
+    async fn follow(&self, loaded: u64) -> Result<(), FollowError> {
+        let mut from = self.store.floor();
+        loop {
+            for table in self.tables() {
+                table.set_floor(from);
+            }
+            let filled = self.filled.clone();
+            let sink = move |changes: &[Change]| filled.take(changes, loaded);
+            match self.store.follow(from, Box::new(sink)).await {
+                Err(FollowError::Compacted { floor, .. }) if floor > from => from = floor,
+                done => return done,
+            }
+        }
+    }
 
     /// The newest revision of all resources.
     pub(crate) fn revision(&self) -> u64 {
-        self.revision.load(Ordering::Acquire)
+        self.filled.revision.load(Ordering::Acquire)
     }
 
     /// The table that holds the objects of a kind; none for kinds that are never stored.
     pub(crate) fn table(&self, kind: &Kind) -> Option<&Table> {
-        self.tables.iter().find(|table| table.kind().store_prefix == kind.store_prefix)
+        self.tables().iter().find(|table| table.kind().store_prefix == kind.store_prefix)
     }
 
     /// All tables.
     pub(crate) fn tables(&self) -> &[Table] {
-        &self.tables
+        &self.filled.tables
     }
 
     /// The newest state of a resource, whose revision is the newest of all.
@@ -147,3 +154,6 @@ impl Cache {
         self.store.commit(Write { key: format!("{prefix}/{key}"), expect, op, durability }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

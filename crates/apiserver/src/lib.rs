@@ -302,5 +302,7 @@ impl ApiServer {
         self.shutdown.cancelled().await;
         self.server.kubelets.close().await;
         self.tasks.wait().await;
+        // Roles may still hold their clients; nothing is lost that they were told is written.
+        self.server.cache.store().close().await;
     }
 }

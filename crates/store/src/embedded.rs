@@ -155,6 +155,13 @@ impl Storage for Store {
         Box::pin(async move { self.ask(|answer| Command::Compact { revision, answer }).await? })
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A store that is closed already has nothing left to do.
+            self.ask(|answer| Command::Close { answer }).await.ok();
+        })
+    }
+
     fn revision(&self) -> Revision {
         self.shared.revision.load(Ordering::Acquire)
     }

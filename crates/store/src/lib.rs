@@ -143,6 +143,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Forgets the history up to and including `revision`. Values stay.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Makes everything durable and closes the engine; every later call fails. Dropping does the same.
+    fn close(&self) -> BoxFuture<'_, ()>;
+
     /// The revision of the newest write that is done.
     fn revision(&self) -> Revision;
 

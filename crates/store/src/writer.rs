@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Write { write: Write, answer: oneshot::Sender<Result<Revision, CommitError>> },
     Follow { after: Revision, sink: Box<dyn Sink>, answer: oneshot::Sender<Result<(), FollowError>> },
     Compact { revision: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
+    Close { answer: oneshot::Sender<()> },
 }
 
 type Waiting = (Write, oneshot::Sender<Result<Revision, CommitError>>);
@@ -45,6 +46,7 @@ pub(crate) struct Writer {
     /// When the file must be made durable and quick to repair, if it isn't.
     settle_at: Option<Instant>,
     failed: Option<Arc<redb::Error>>,
+    is_closing: bool,
 }
 
 impl Writer {
@@ -65,6 +67,7 @@ impl Writer {
             ceiling: revision + REVISIONS_AHEAD,
             settle_at: None,
             failed: None,
+            is_closing: false,
         }
     }
 
@@ -78,7 +81,7 @@ impl Writer {
             }
         };
         runtime.block_on(async {
-            loop {
+            while !self.is_closing {
                 let command = match self.settle_at {
                     None => queue.recv().await,
                     Some(at) => {
@@ -96,7 +99,9 @@ impl Writer {
                 }
             }
         });
-        self.settle(true);
+        if !self.is_closing {
+            self.settle(true);
+        }
     }
 
     /// Takes what waits: writes together, everything else in its turn.
@@ -111,7 +116,7 @@ impl Writer {
                     self.other(other);
                 }
             }
-            next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
+            next = if group.len() < GROUP && !self.is_closing { queue.try_recv().ok() } else { None };
         }
         self.write(group);
     }
@@ -124,6 +129,11 @@ impl Writer {
             }
             Command::Compact { revision, answer } => {
                 answer.send(self.compact(revision)).ok();
+            }
+            Command::Close { answer } => {
+                self.is_closing = true;
+                self.settle(true);
+                answer.send(()).ok();
             }
         }
     }

@@ -231,3 +231,18 @@ async fn a_sink_has_seen_a_change_before_its_writer_knows() {
         assert_eq!(*newest.lock().unwrap(), revision);
     }
 }
+
+#[tokio::test]
+async fn a_closed_store_takes_nothing_more_and_has_lost_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Store::open(&path, &StoreOptions::default()).unwrap();
+    let revision = store.commit(write(1, Some(7), Expect::Any, true)).await.unwrap();
+    store.close().await;
+    let refused = store.commit(write(1, Some(8), Expect::Any, true)).await.unwrap_err();
+    assert!(matches!(refused, CommitError::Store(StoreError::Closed)), "{refused}");
+    drop(store);
+    let store = Store::open(&path, &StoreOptions::default()).unwrap();
+    assert_eq!(store.revision(), revision);
+    assert_eq!(store.get(&name(1)).unwrap().unwrap().revision, revision);
+}

@@ -202,6 +202,16 @@ impl Table {
         self.state().objects.get(key).cloned()
     }
 
+    /// Forgets changes as if much time had passed.
+    #[cfg(test)]
+    pub(super) fn forget_until(&self, revision: u64) {
+        let mut state = self.state();
+        while state.events.front().is_some_and(|event| event.revision <= revision) {
+            state.events.pop_front();
+        }
+        state.floor = revision;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.state().objects.len()
     }
