@@ -6,9 +6,6 @@ use serde::Serialize;
 
 use crate::output;
 
-/// The Kubernetes version whose behaviour this program has.
-pub(crate) const KUBERNETES: &str = "v1.36.2";
-
 /// This program's version.
 pub(crate) const KAKOI: &str = env!("CARGO_PKG_VERSION");
 
@@ -31,7 +28,7 @@ fn this() -> Version {
     Version {
         name: "kakoi",
         version: KAKOI,
-        kubernetes_version: KUBERNETES,
+        kubernetes_version: apiserver::KUBERNETES_VERSION,
         git_commit: env!("KAKOI_COMMIT"),
         build_date: env!("KAKOI_DATE"),
         compiler: env!("KAKOI_COMPILER"),
