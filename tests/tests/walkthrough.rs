@@ -29,11 +29,11 @@ fn step_1_version_says_what_runs_and_what_the_machine_allows() {
     let node = Node::prepare(NodeOptions::default());
     let version = node.shell(&format!("{} version", binary())).ok();
     for field in
-        ["kakoi version", "GitCommit:", "BuildDate:", "Compiler:", "Platform:         linux/", "LinkMode:"]
+        ["kakoi version", "GitCommit:", "BuildDate:", "Compiler:", "Platform:        linux/", "LinkMode:"]
     {
         assert!(version.contains(field), "{field} is missing in:\n{version}");
     }
-    assert!(version.contains("SeccompEnabled:   true"), "{version}");
+    assert!(version.contains("SeccompEnabled:  true"), "{version}");
     assert!(version.contains("AppArmorEnabled:"), "{version}");
 }
 
