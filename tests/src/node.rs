@@ -152,7 +152,11 @@ impl Node {
         }
     }
 
-    fn spawn_daemon(&mut self) {
+    /// Starts the daemon without waiting for anything.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn_daemon(&mut self) {
         let log =
             File::options().append(true).create(true).open(self.log_path()).expect("the log can be opened");
         let mut command = self.inside(&kakoi());
@@ -366,6 +370,11 @@ impl Node {
         let holder = format!("{}:", self.holder.id());
         found.processes.retain(|process| !process.starts_with(&holder));
         found
+    }
+
+    /// What is left in the node's own network namespace: links but for the loopback and the uplink, and tables.
+    pub fn network_leftovers(&self) -> String {
+        self.shell("ip -o link | grep -vE '^[0-9]+: (lo|uplink)[:@]'; nft list tables").stdout
     }
 
     /// The node's number within its test process.
