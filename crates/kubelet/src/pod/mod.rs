@@ -2,13 +2,17 @@
 
 pub(crate) mod backoff;
 pub(crate) mod container;
+pub(crate) mod credential;
 pub(crate) mod dns;
 pub(crate) mod hosts;
+pub(crate) mod image;
 pub(crate) mod label;
 pub(crate) mod observed;
 pub(crate) mod plan;
+pub(crate) mod publish;
 pub(crate) mod resource;
 pub(crate) mod restart;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod status;
+pub(crate) mod worker;

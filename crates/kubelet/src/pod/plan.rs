@@ -3,6 +3,7 @@
 //! One pass plans at most one new sandbox *or* container starts: the worker looks again after each pass, so a plan
 //! never depends on what an earlier step of the same plan will have made.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +26,8 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) observed: &'a Observed,
     pub(crate) crashes: &'a Backoff<CrashKey>,
+    /// Containers whose last start failed for another reason; not tried before these times.
+    pub(crate) held: &'a BTreeMap<String, Timestamp>,
     pub(crate) now: Timestamp,
 }
 
@@ -264,6 +267,11 @@ fn plan_start(
     }
     let failed_at =
         newest.filter(|record| record.stage == Stage::Exited).and_then(|record| record.finished_at);
+    if let Some(until) = input.held.get(&container.name).copied().filter(|until| *until > input.now) {
+        let wait = until.duration_since(input.now);
+        plan.delayed.push(Delayed { name: container.name.clone(), until, wait, restart_count });
+        return;
+    }
     if let Some(failed_at) = failed_at
         && let Verdict::Wait { until, wait } =
             input.crashes.check(&crash_key(container), failed_at, input.now)

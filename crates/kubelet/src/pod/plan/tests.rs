@@ -15,7 +15,13 @@ fn pod(policy: &str, init: &[&str], main: &[&str]) -> Pod {
 
 fn plan(pod: &Pod, sandboxes: Vec<Sandbox>, containers: Vec<ContainerRecord>) -> Plan {
     let observed = Observed::new(sandboxes, containers);
-    plan_pod(PlanInput { pod, observed: &observed, crashes: &Backoff::default(), now: at(1000) })
+    plan_pod(PlanInput {
+        pod,
+        observed: &observed,
+        crashes: &Backoff::default(),
+        held: &BTreeMap::new(),
+        now: at(1000),
+    })
 }
 
 fn starts(plan: &Plan) -> Vec<(&str, i32)> {
@@ -164,7 +170,9 @@ fn a_crashing_container_waits() {
     let observed = Observed::new(vec![sandbox(0, true)], vec![container("a", 0, Stage::Exited, 1)]);
     let mut crashes = Backoff::default();
     crashes.lengthen(&crash_key(&pod.spec.as_ref().unwrap().containers[0]), at(0), at(0));
-    let plan = |now| plan_pod(PlanInput { pod: &pod, observed: &observed, crashes: &crashes, now });
+    let held = BTreeMap::new();
+    let plan =
+        |now| plan_pod(PlanInput { pod: &pod, observed: &observed, crashes: &crashes, held: &held, now });
     let wait = SignedDuration::from_secs(10);
     let delayed = Delayed { name: "a".into(), until: at(11), wait, restart_count: 0 };
     assert_eq!(plan(at(2)).delayed, [delayed]);

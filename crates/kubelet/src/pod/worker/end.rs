@@ -1,0 +1,114 @@
+//! Ending a Pod: SIGTERM, the grace, SIGKILL, the sandbox, and then the API's object.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Preconditions};
+use kube::{Api, Error};
+
+use super::container::find;
+use super::{Desired, Next, Worker};
+use crate::event::Kind;
+use crate::pod::observed::{ContainerRecord, Observed};
+use crate::pod::plan::Kill;
+use crate::pod::restart::is_sidecar;
+use crate::runtime::CriError;
+
+impl Worker {
+    /// Ends all containers and stops the sandboxes. A shorter grace that arrives meanwhile counts at once.
+    pub(super) async fn kill(&mut self, desired: &Desired, observed: &Observed) -> Next {
+        let pod = &*desired.pod;
+        self.shared.ids.terminate(&self.uid);
+        self.publish(pod, observed);
+        for record in observed.live() {
+            if self.told.insert(format!("killing/{}", record.id)) {
+                let text = format!("Stopping container {}", record.name);
+                self.tell_container(pod, &record.name, Kind::Normal, "Killing", text);
+            }
+        }
+        let grace = desired.grace();
+        let mut input = self.input.clone();
+        let hurried = async {
+            let shorter = input.wait_for(|desired| desired.must_end() && desired.grace() < grace).await;
+            if shorter.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let result = tokio::select! {
+            result = self.end_all(pod, observed, grace) => result,
+            () = hurried => return Next::Again,
+        };
+        match result {
+            Ok(()) => Next::Again,
+            Err(error) => {
+                let text = format!("error killing pod: {error}");
+                self.shared.events.pod(pod, Kind::Warning, "FailedKillPod", text);
+                self.retry()
+            }
+        }
+    }
+
+    /// Main containers together, then sidecars in reverse order, then the sandboxes.
+    async fn end_all(&self, pod: &Pod, observed: &Observed, grace: Duration) -> Result<(), CriError> {
+        let begun = tokio::time::Instant::now();
+        let is_side = |record: &&ContainerRecord| find(pod, &record.name).is_some_and(is_sidecar);
+        let mut failed = None;
+        let main = observed.live().filter(|record| !is_side(record));
+        for result in join_all(main.map(|record| self.shared.cri.stop_container(&record.id, grace))).await {
+            failed = failed.or(result.err());
+        }
+        let mut sides: Vec<&ContainerRecord> = observed.live().filter(is_side).collect();
+        sides.sort_by_key(|record| std::cmp::Reverse(position(pod, &record.name)));
+        for record in sides {
+            let left = grace.saturating_sub(begun.elapsed());
+            failed = failed.or(self.shared.cri.stop_container(&record.id, left).await.err());
+        }
+        for sandbox in &observed.sandboxes {
+            failed = failed.or(self.shared.cri.stop_pod_sandbox(&sandbox.id).await.err());
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Stops one container of a Pod that goes on.
+    pub(super) async fn stop_one(&self, desired: &Desired, kill: &Kill) {
+        self.tell_container(&desired.pod, &kill.name, Kind::Normal, "Killing", kill.message.clone());
+        if let Err(error) = self.shared.cri.stop_container(&kill.id, desired.grace()).await {
+            tracing::warn!(pod = %self.uid, container = kill.name, %error, "container not stopped; it is tried again");
+        }
+    }
+
+    /// Deletes the API's object, now that the Pod's end is complete and known.
+    pub(super) async fn delete(&mut self, desired: &Desired) -> Next {
+        self.publisher.flush().await;
+        let meta = &desired.pod.metadata;
+        let api: Api<Pod> =
+            Api::namespaced(self.shared.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+        let params = DeleteParams::default()
+            .grace_period(0)
+            .preconditions(Preconditions { uid: meta.uid.clone(), resource_version: None });
+        match api.delete(meta.name.as_deref().unwrap_or_default(), &params).await {
+            Ok(answer) => {
+                // Finalizers may keep the object; then its removal comes by the watch.
+                let stays = answer
+                    .left()
+                    .is_some_and(|pod| pod.metadata.finalizers.is_some_and(|list| !list.is_empty()));
+                self.is_deleted = !stays;
+                if stays { Next::Wait(None) } else { Next::Again }
+            }
+            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                self.is_deleted = true;
+                Next::Again
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.uid, %error, "the Pod's object is not deleted; it is tried again");
+                self.retry()
+            }
+        }
+    }
+}
+
+fn position(pod: &Pod, name: &str) -> usize {
+    let mut inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    inits.position(|init| init.name == name).unwrap_or_default()
+}

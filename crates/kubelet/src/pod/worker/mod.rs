@@ -1,0 +1,316 @@
+//! One Pod's worker: it looks at the runtime, takes one [`step`], does what that asks, and waits for the next event.
+//!
+//! What wakes it: a new spec, a deletion, a container event, a changed `ConfigMap` or `Secret`, a wait that is over.
+//! Nothing is remembered that could not be found again after a crash, but for back-off times.
+
+mod clean;
+mod container;
+mod end;
+mod prepare;
+mod sandbox;
+pub(crate) mod stage;
+mod sync;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::v1;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::observed::Observed;
+use super::plan::CrashKey;
+use super::publish::Publisher;
+use super::status::phase::Phase;
+use super::status::{Failure, StatusInput, Waiting, plan_status};
+use crate::apiwatch::cache::PodObjects;
+use crate::runtime::observe::observe_pod;
+use crate::shared::Shared;
+use crate::token::PodTokens;
+use crate::uid::PodUid;
+use crate::userns::PodUserns;
+use crate::volume::setup::ReadyVolume;
+use stage::{Action, Facts, Stage, step};
+
+/// What the API wants of a Pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    pub(crate) pod: Arc<Pod>,
+    /// The API does not have it (any more).
+    pub(crate) is_gone: bool,
+}
+
+impl Desired {
+    pub(crate) fn must_end(&self) -> bool {
+        self.is_gone || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Seconds between SIGTERM and SIGKILL, at least one.
+    fn grace(&self) -> Duration {
+        let spec = self.pod.spec.as_ref();
+        let asked = self.pod.metadata.deletion_grace_period_seconds;
+        let seconds = asked.or(spec.and_then(|spec| spec.termination_grace_period_seconds)).unwrap_or(30);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(1).max(1))
+    }
+}
+
+/// What a pass ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Something was done: look again.
+    Again,
+    /// Nothing to do before this time, or before an event.
+    Wait(Option<Timestamp>),
+}
+
+/// The worker's memory.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    uid: PodUid,
+    input: watch::Receiver<Desired>,
+    wake: Arc<Notify>,
+    stage: Stage,
+    status: PodStatus,
+    publisher: Publisher,
+    objects: PodObjects,
+    tokens: PodTokens,
+    crashes: Backoff<CrashKey>,
+    /// Why containers wait.
+    waiting: BTreeMap<String, Waiting>,
+    /// Containers that are not tried again before a time.
+    held: BTreeMap<String, Timestamp>,
+    told: BTreeSet<String>,
+    failure: Option<Failure>,
+    failures_in_a_row: u32,
+    prepared: Option<Prepared>,
+    /// Volumes may have to show something new.
+    is_stale: bool,
+    is_over: bool,
+    is_deleted: bool,
+    is_clean: bool,
+    is_removed: bool,
+    first_seen: Timestamp,
+    has_run: bool,
+}
+
+/// What containers of the Pod are made with; gathered before the first one starts.
+#[derive(Clone, Debug)]
+struct Prepared {
+    userns: PodUserns,
+    volumes: Vec<ReadyVolume>,
+    objects: crate::object::Snapshot,
+    /// The node agent's own files can be ID-mapped; else they carry host IDs from this on.
+    own_files: OwnFiles,
+    runtime_handler: String,
+}
+
+/// How the node agent's own files are made visible to a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnFiles {
+    is_mapped: bool,
+    base: u32,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        uid: PodUid,
+        input: watch::Receiver<Desired>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let desired = input.borrow().clone();
+        let publisher =
+            Publisher::start(shared.client.clone(), &desired.pod, &shared.tasks, shared.shutdown.clone());
+        let first_seen = shared.clock.now();
+        Self {
+            shared,
+            uid,
+            input,
+            wake,
+            stage: Stage::Running,
+            status: desired.pod.status.clone().unwrap_or_default(),
+            publisher,
+            objects: PodObjects::default(),
+            tokens: PodTokens::default(),
+            crashes: Backoff::default(),
+            waiting: BTreeMap::new(),
+            held: BTreeMap::new(),
+            told: BTreeSet::new(),
+            failure: None,
+            failures_in_a_row: 0,
+            prepared: None,
+            is_stale: true,
+            is_over: false,
+            is_deleted: false,
+            is_clean: false,
+            is_removed: false,
+            first_seen,
+            has_run: false,
+        }
+    }
+
+    /// Works until nothing of the Pod is left, or the node agent stops.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.shared.shutdown.clone();
+        shutdown
+            .run_until_cancelled(async {
+                loop {
+                    let next = match self.pass().await {
+                        Some(next) => next,
+                        None => return,
+                    };
+                    if let Next::Wait(until) = next {
+                        self.wait(until).await;
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// One look, one step, one action. `None` when nothing is left to do, ever.
+    async fn pass(&mut self) -> Option<Next> {
+        let desired = self.input.borrow_and_update().clone();
+        let observed = match observe_pod(&self.shared.cri, &self.uid, &self.shared.ended).await {
+            Ok(observed) => self.with_messages(&desired.pod, observed).await,
+            Err(error) => {
+                tracing::warn!(pod = %self.uid, %error, "the runtime cannot be asked; it is asked again");
+                return Some(self.retry());
+            }
+        };
+        let facts = self.facts(&desired, &observed);
+        let (stage, action) = step(self.stage, facts);
+        if stage != self.stage {
+            tracing::debug!(pod = %self.uid, from = ?self.stage, to = ?stage, "stage");
+            self.stage = stage;
+        }
+        let next = match action {
+            Action::Sync => self.sync_or_abort(&desired, &observed).await,
+            Action::Kill => self.kill(&desired, &observed).await,
+            Action::CleanUp => self.clean_up(&desired, &observed).await,
+            Action::Delete => self.delete(&desired).await,
+            Action::Remove => self.remove(&desired).await,
+            Action::Wait => {
+                self.publish(&desired.pod, &observed);
+                Next::Wait(None)
+            }
+            Action::Finish => return None,
+        };
+        Some(next)
+    }
+
+    fn facts(&self, desired: &Desired, observed: &Observed) -> Facts {
+        let stored = Phase::stored_terminal(self.status.phase.as_deref());
+        Facts {
+            is_deleting: desired.pod.metadata.deletion_timestamp.is_some(),
+            is_gone_from_api: desired.is_gone || self.is_deleted,
+            is_over: self.is_over || stored.is_some(),
+            is_alive: observed.live().next().is_some()
+                || observed.sandboxes.iter().any(|sandbox| sandbox.is_ready),
+            is_clean: self.is_clean,
+            is_removed: self.is_removed,
+        }
+    }
+
+    /// Runs a sync; a deletion that arrives meanwhile cuts its waits short.
+    async fn sync_or_abort(&mut self, desired: &Desired, observed: &Observed) -> Next {
+        let abort = CancellationToken::new();
+        let mut input = self.input.clone();
+        let mut sync = Box::pin(self.sync(desired, observed, &abort));
+        tokio::select! {
+            next = &mut sync => return next,
+            _ = input.wait_for(Desired::must_end) => abort.cancel(),
+        }
+        sync.await
+    }
+
+    /// Works out the status and hands it to the publisher.
+    fn publish(&mut self, pod: &Pod, observed: &Observed) {
+        let has_ended = matches!(self.stage, Stage::Cleaning | Stage::Settled | Stage::Removing);
+        let runtime = self.shared.runtime.borrow().name.clone();
+        let status = plan_status(StatusInput {
+            pod,
+            previous: &self.status,
+            observed,
+            waiting: &self.waiting,
+            runtime: &runtime,
+            host_ips: &self.shared.host_ips,
+            failure: self.failure.as_ref(),
+            has_ended,
+            now: self.shared.clock.now(),
+        });
+        if !self.has_run && status.phase.as_deref() == Some("Running") {
+            self.has_run = true;
+            let took = self.shared.clock.now().duration_since(self.first_seen);
+            self.shared.metrics.pod_start.observe(took.as_secs_f64());
+        }
+        self.status = status.clone();
+        self.publisher.publish(status);
+    }
+
+    /// Waits for anything that may change what is to be done.
+    async fn wait(&mut self, until: Option<Timestamp>) {
+        let now = self.shared.clock.now();
+        let pause = until.map(|until| {
+            Duration::try_from(until.duration_since(now)).unwrap_or_default() + Duration::from_millis(1)
+        });
+        let timer = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let watches_objects = self.stage == Stage::Running;
+        tokio::select! {
+            changed = self.input.changed() => {
+                self.is_stale = true;
+                if changed.is_err() {
+                    // The Pods' owner is gone: the node agent stops.
+                    self.shared.shutdown.cancelled().await;
+                }
+            }
+            () = self.wake.notified() => {}
+            () = self.objects.changed(), if watches_objects => {
+                self.is_stale = true;
+                self.held.clear();
+                self.failures_in_a_row = 0;
+            }
+            () = timer => {}
+        }
+    }
+
+    /// The next try after a failure: 1, 2, 4, 8 … 60 s.
+    fn retry(&mut self) -> Next {
+        let seconds = 1_i64.checked_shl(self.failures_in_a_row.min(6)).unwrap_or(60).min(60);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let until = self.shared.clock.now().saturating_add(SignedDuration::from_secs(seconds));
+        Next::Wait(Some(until.unwrap_or(Timestamp::MAX)))
+    }
+
+    fn sandbox_identity(&self, pod: &Pod) -> v1::PodSandboxConfig {
+        let meta = &pod.metadata;
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: part(&meta.name),
+                uid: part(&meta.uid),
+                namespace: part(&meta.namespace),
+                attempt: 0,
+            }),
+            ..Default::default()
+        }
+    }
+}
+
+/// Runs blocking work; it ends with its result even when nobody waits any more.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BlockingError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| BlockingError(error.to_string()))
+}
+
+/// Work on a blocking thread that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the work was broken off: {0}")]
+struct BlockingError(String);

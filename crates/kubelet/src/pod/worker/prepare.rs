@@ -1,0 +1,182 @@
+//! What a Pod needs before its sandbox and containers: host IDs, objects, tokens, cgroup, directories, volumes.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::sync::CancellationToken;
+
+use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
+use crate::event::Kind;
+use crate::idspace::IdSpaceError;
+use crate::object::references;
+use crate::pod::resource::{cgroup_values, pod_amount};
+use crate::pod::sandbox::pod_cgroup;
+use crate::token::TokenError;
+use crate::userns::{PodUserns, UsernsError, Wish, check_handler, plan_wish};
+use crate::volume::payload::{PayloadInput, Tokens, fs_group};
+use crate::volume::plan::{VolumeError, plan_volumes};
+use crate::volume::setup::{SetupInput, apply_volumes};
+
+/// Why a Pod cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(transparent)]
+    Userns(#[from] UsernsError),
+    #[error(transparent)]
+    Ids(#[from] IdSpaceError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {cause}")]
+    Token { volume: String, cause: TokenError },
+    #[error("unable to ensure pod container exists: {0}")]
+    Cgroup(std::io::Error),
+    #[error("make the Pod's directories: {0}")]
+    Directory(std::io::Error),
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    #[error("the Pod is being deleted")]
+    Aborted,
+}
+
+impl Worker {
+    /// Gathers and sets up everything; what is there already is only checked.
+    pub(super) async fn prepare(&mut self, pod: &Pod, abort: &CancellationToken) -> Result<(), Problem> {
+        let (runtime_handler, userns) = self.userns(pod).await?;
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        self.shared.objects.hold(namespace, references(pod), &mut self.objects);
+        let gathered = abort.run_until_cancelled(self.objects.snapshot()).await;
+        let objects = gathered.ok_or(Problem::Aborted)?;
+        let now = self.shared.clock.now();
+        let fetched = abort.run_until_cancelled(self.tokens.fetch(&self.shared.client, pod, now)).await;
+        let tokens = fetched
+            .ok_or(Problem::Aborted)?
+            .map_err(|cause| Problem::Token { volume: first_token_volume(pod), cause })?;
+        // From here on a change of the objects is a new one.
+        self.is_stale = false;
+        let setup = Setup {
+            shared: std::sync::Arc::clone(&self.shared),
+            uid: self.uid.clone(),
+            pod: pod.clone(),
+            userns,
+            objects,
+            tokens,
+            runtime_handler,
+        };
+        let prepared = blocking(move || setup.apply()).await?;
+        match prepared {
+            Ok(prepared) => {
+                self.prepared = Some(prepared);
+                Ok(())
+            }
+            Err(problem) => {
+                self.is_stale = true;
+                Err(problem)
+            }
+        }
+    }
+
+    /// The runtime handler and the Pod's user namespace; the handler is asked before anything is allocated.
+    async fn userns(&self, pod: &Pod) -> Result<(String, PodUserns), Problem> {
+        // Without RuntimeClass objects the default handler is the only one.
+        let handler = String::new();
+        let userns = match plan_wish(pod, self.shared.is_userns_on)? {
+            Wish::Unspoken => PodUserns::Unspoken,
+            Wish::Node => PodUserns::Node,
+            Wish::Own => {
+                check_handler(&self.shared.runtime.borrow().handlers, &handler)?;
+                let (ids, uid) = (std::sync::Arc::clone(&self.shared.ids), self.uid.clone());
+                let mappings = blocking(move || ids.get_or_create(&uid)).await??;
+                PodUserns::Own(mappings)
+            }
+        };
+        Ok((handler, userns))
+    }
+
+    /// Tells of a problem and plans the next try.
+    pub(super) fn report_problem(&mut self, pod: &Pod, problem: &Problem) -> Next {
+        let (reason, message) = match problem {
+            Problem::Aborted => return Next::Again,
+            Problem::Userns(_) | Problem::Ids(_) => {
+                if wants_userns(pod) {
+                    self.shared.metrics.userns_pods.inc();
+                    self.shared.metrics.userns_pods_errors.inc();
+                }
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"))
+            }
+            Problem::Volume(_) | Problem::Token { .. } => ("FailedMount", problem.to_string()),
+            Problem::Cgroup(_) => ("FailedCreatePodContainer", problem.to_string()),
+            Problem::Directory(_) | Problem::Blocking(_) => ("FailedSync", problem.to_string()),
+        };
+        self.shared.events.pod(pod, Kind::Warning, reason, message);
+        self.retry()
+    }
+}
+
+/// Does the Pod ask for a user namespace of its own?
+pub(super) fn wants_userns(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)
+}
+
+fn first_token_volume(pod: &Pod) -> String {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let found = volumes.filter(|volume| {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        sources.into_iter().any(|source| source.service_account_token.is_some())
+    });
+    found.map(|volume| volume.name.clone()).next().unwrap_or_default()
+}
+
+/// Everything the blocking part needs.
+struct Setup {
+    shared: std::sync::Arc<crate::shared::Shared>,
+    uid: crate::uid::PodUid,
+    pod: Pod,
+    userns: PodUserns,
+    objects: crate::object::Snapshot,
+    tokens: Tokens,
+    runtime_handler: String,
+}
+
+impl Setup {
+    fn apply(self) -> Result<Prepared, Problem> {
+        let places = self.shared.places.of(&self.uid);
+        make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
+        let group = pod_cgroup(&self.shared.cgroup_root, &self.pod);
+        let values = cgroup_values(pod_amount(&self.pod));
+        self.shared.hierarchies.apply(&group, values).map_err(Problem::Cgroup)?;
+        let plans = plan_volumes(PayloadInput {
+            pod: &self.pod,
+            objects: &self.objects,
+            tokens: &self.tokens,
+            allocatable: &self.shared.allocatable,
+        })?;
+        let setup = SetupInput {
+            places: &places,
+            mappings: self.userns.mappings(),
+            fs_group: fs_group(&self.pod),
+            probe: &*self.shared.probe,
+            now: self.shared.clock.now(),
+        };
+        let volumes = apply_volumes(setup, &plans)?;
+        let own_files = self.own_files(places.root())?;
+        let Self { userns, objects, runtime_handler, .. } = self;
+        Ok(Prepared { userns, volumes, objects, own_files, runtime_handler })
+    }
+
+    /// The node agent's own files lie in the Pod's directory.
+    fn own_files(&self, root: &Path) -> Result<OwnFiles, Problem> {
+        let Some(mappings) = self.userns.mappings() else {
+            return Ok(OwnFiles { is_mapped: false, base: 0 });
+        };
+        if self.shared.probe.can_map(root).map_err(Problem::Directory)? {
+            return Ok(OwnFiles { is_mapped: true, base: 0 });
+        }
+        let base = mappings.uids.first().map_or(0, |line| line.host_id);
+        Ok(OwnFiles { is_mapped: false, base })
+    }
+}
+
+pub(super) fn make_directory(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}

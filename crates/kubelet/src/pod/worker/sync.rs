@@ -1,0 +1,157 @@
+//! The pass of a Pod that is meant to run: plan, then sandbox, stops and starts.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::sync::CancellationToken;
+
+use super::{Desired, Next, Worker};
+use crate::event::Kind;
+use crate::pod::observed::Observed;
+use crate::pod::plan::{Delayed, Plan, PlanInput, SandboxPlan, plan_pod};
+use crate::pod::security::{describe_pod, forbidden_sysctl};
+use crate::pod::status::{Failure, Waiting};
+
+impl Worker {
+    pub(super) async fn sync(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        abort: &CancellationToken,
+    ) -> Next {
+        let pod = &*desired.pod;
+        let now = self.shared.clock.now();
+        if self.is_refused(pod, observed) || self.is_past_deadline(pod, now) {
+            self.is_over = true;
+            return Next::Again;
+        }
+        let plan = plan_pod(PlanInput { pod, observed, crashes: &self.crashes, held: &self.held, now });
+        self.note_delays(pod, &plan);
+        if plan.is_over {
+            self.is_over = true;
+            self.publish(pod, observed);
+            return Next::Again;
+        }
+        self.publish(pod, observed);
+        let acts = plan.sandbox != SandboxPlan::Keep || !plan.start.is_empty();
+        if acts || self.must_refresh(now) {
+            match self.prepare(pod, abort).await {
+                Ok(()) => {}
+                Err(problem) => return self.report_problem(pod, &problem),
+            }
+        }
+        if abort.is_cancelled() {
+            return Next::Again;
+        }
+        self.apply(desired, observed, plan, abort).await
+    }
+
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        plan: Plan,
+        abort: &CancellationToken,
+    ) -> Next {
+        let pod = &*desired.pod;
+        if let SandboxPlan::Create { attempt, replaces } = plan.sandbox {
+            return self.replace_sandbox(desired, observed, attempt, replaces.as_deref()).await;
+        }
+        let mut has_acted = !plan.kill.is_empty();
+        for kill in &plan.kill {
+            self.stop_one(desired, kill).await;
+        }
+        for start in &plan.start {
+            if abort.is_cancelled() {
+                return Next::Again;
+            }
+            has_acted |= self.start(pod, observed, start, abort).await;
+        }
+        if has_acted || abort.is_cancelled() {
+            return Next::Again;
+        }
+        if !plan.start.is_empty() {
+            // Why they did not start is shown at once, not only when something else happens.
+            self.publish(pod, observed);
+        }
+        self.collect(pod, observed).await;
+        Next::Wait(self.next_wake(pod, &plan.delayed))
+    }
+
+    /// The earliest of all waits: delayed and held containers, a token to renew, the Pod's deadline.
+    fn next_wake(&self, pod: &Pod, delayed: &[Delayed]) -> Option<Timestamp> {
+        let delayed = delayed.iter().map(|delayed| delayed.until);
+        let times = delayed.chain(self.held.values().copied()).chain(self.tokens.next_renewal());
+        times.chain(deadline(pod, self.status.start_time.as_ref().map(|time| time.0))).min()
+    }
+
+    /// A Pod that this node must not run fails at once, before anything is made for it.
+    fn is_refused(&mut self, pod: &Pod, observed: &Observed) -> bool {
+        if !observed.sandboxes.is_empty() {
+            return false;
+        }
+        let Some(reason) = forbidden_sysctl(pod) else { return false };
+        let message = format!("Pod was rejected: {reason}");
+        self.shared.events.pod(pod, Kind::Warning, "SysctlForbidden", reason);
+        self.failure = Some(Failure { reason: "SysctlForbidden".to_owned(), message });
+        true
+    }
+
+    fn is_past_deadline(&mut self, pod: &Pod, now: Timestamp) -> bool {
+        let begun = self.status.start_time.as_ref().map(|time| time.0);
+        if deadline(pod, begun).is_none_or(|deadline| now < deadline) {
+            return false;
+        }
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        self.shared.events.pod(pod, Kind::Normal, "DeadlineExceeded", message.clone());
+        self.failure = Some(Failure { reason: "DeadlineExceeded".to_owned(), message });
+        true
+    }
+
+    /// Shows each `CrashLoopBackOff` and tells of it once for each wait.
+    fn note_delays(&mut self, pod: &Pod, plan: &Plan) {
+        for delayed in plan.delayed.iter().filter(|delayed| !self.held.contains_key(&delayed.name)) {
+            let name = &delayed.name;
+            let described = describe_pod(pod);
+            let wait = go_duration(delayed.wait);
+            let waiting = Waiting {
+                reason: "CrashLoopBackOff".to_owned(),
+                message: format!("back-off {wait} restarting failed container={name} pod={described}"),
+            };
+            self.waiting.insert(name.clone(), waiting);
+            if self.told.insert(format!("backoff/{name}/{}", delayed.until)) {
+                let text = format!("Back-off restarting failed container {name} in pod {described}");
+                self.tell_container(pod, name, Kind::Warning, "BackOff", text);
+            }
+        }
+        let now = self.shared.clock.now();
+        self.held.retain(|_, until| *until > now);
+    }
+
+    /// Volumes must be looked at again: an object, the spec or a token has changed.
+    fn must_refresh(&self, now: Timestamp) -> bool {
+        self.is_stale || self.tokens.next_renewal().is_some_and(|renewal| renewal <= now)
+    }
+}
+
+fn deadline(pod: &Pod, begun: Option<Timestamp>) -> Option<Timestamp> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    begun?.saturating_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+/// A duration of whole seconds as Go prints it: `10s`, `1m20s`, `5m0s`.
+fn go_duration(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_read_as_upstreams() {
+        for (seconds, text) in [(10, "10s"), (40, "40s"), (80, "1m20s"), (300, "5m0s")] {
+            assert_eq!(go_duration(SignedDuration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What all parts of the node agent share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cri::v1;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::apiwatch::cache::ObjectCache;
+use crate::cgroup::Hierarchies;
+use crate::clock::Clock;
+use crate::env::ApiService;
+use crate::event::Recorder;
+use crate::metrics::Metrics;
+use crate::places::Places;
+use crate::pod::dns::ClusterDns;
+use crate::pod::image::Puller;
+use crate::pod::security::NodeSecurity;
+use crate::quantity::Amounts;
+use crate::runtime::Cri;
+use crate::runtime::observe::EndedContainers;
+use crate::userns::IdAllocator;
+use crate::volume::setup::VolumeProbe;
+
+/// What the runtime says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RuntimeInfo {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) is_ready: bool,
+    /// Why it is not ready.
+    pub(crate) problem: String,
+    pub(crate) handlers: Vec<v1::RuntimeHandler>,
+    pub(crate) features: v1::RuntimeFeatures,
+}
+
+/// Everything a Pod worker works with.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) cri: Cri,
+    pub(crate) runtime: watch::Receiver<RuntimeInfo>,
+    pub(crate) clock: Clock,
+    pub(crate) places: Places,
+    pub(crate) events: Recorder,
+    pub(crate) objects: ObjectCache,
+    pub(crate) ids: Arc<dyn IdAllocator>,
+    pub(crate) is_userns_on: bool,
+    pub(crate) probe: Arc<dyn VolumeProbe>,
+    pub(crate) puller: Puller,
+    pub(crate) ended: EndedContainers,
+    pub(crate) metrics: Metrics,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) cgroup_root: String,
+    pub(crate) node_name: String,
+    pub(crate) host_ips: Vec<String>,
+    pub(crate) api_service: ApiService,
+    pub(crate) cluster_dns: ClusterDns,
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) security: NodeSecurity,
+    pub(crate) allocatable: Amounts,
+    /// The node's memory in bytes.
+    pub(crate) memory: i64,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("node_name", &self.node_name).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The resolver of the node, read anew: it may have changed.
+    pub(crate) fn node_resolver(&self) -> crate::pod::dns::Resolver {
+        let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
+        let file = crate::pod::dns::node_resolver_file(&self.resolv_conf, &text);
+        let text =
+            if file == self.resolv_conf { text } else { std::fs::read_to_string(&file).unwrap_or(text) };
+        crate::pod::dns::parse_resolver(&text)
+    }
+}

@@ -1,0 +1,104 @@
+//! Service account tokens for projected volumes: asked of the API bound to the Pod, renewed well before they expire.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::Request;
+use kube::{Client, Error};
+
+use crate::volume::payload::{TokenRequestKey, Tokens, token_requests};
+
+/// Longest time that a token is used before it is renewed.
+const LONGEST_USE: SignedDuration = SignedDuration::from_hours(24);
+
+#[derive(Clone, Debug)]
+struct Held {
+    token: String,
+    renew_at: Timestamp,
+}
+
+/// The tokens of one Pod.
+#[derive(Debug, Default)]
+pub(crate) struct PodTokens {
+    held: BTreeMap<TokenRequestKey, Held>,
+}
+
+/// A token that the API refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to fetch token: {0}")]
+pub(crate) struct TokenError(#[from] Error);
+
+impl PodTokens {
+    /// All tokens that the Pod's volumes need; those due are asked for. One that cannot be renewed is used on.
+    pub(crate) async fn fetch(
+        &mut self,
+        client: &Client,
+        pod: &Pod,
+        now: Timestamp,
+    ) -> Result<Tokens, TokenError> {
+        for key in token_requests(pod) {
+            let is_due = self.held.get(&key).is_none_or(|held| held.renew_at <= now);
+            if !is_due {
+                continue;
+            }
+            match request(client, pod, &key).await {
+                Ok(answer) => {
+                    let held = hold(answer, now);
+                    self.held.insert(key, held);
+                }
+                Err(error) if self.held.contains_key(&key) => {
+                    tracing::warn!(pod = pod.metadata.name, %error, "token not renewed; the old one is used on");
+                    if let Some(held) = self.held.get_mut(&key) {
+                        held.renew_at = now.saturating_add(SignedDuration::from_secs(60)).unwrap_or(now);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.held.iter().map(|(key, held)| (key.clone(), held.token.clone())).collect())
+    }
+
+    /// When the next token is due.
+    pub(crate) fn next_renewal(&self) -> Option<Timestamp> {
+        self.held.values().map(|held| held.renew_at).min()
+    }
+}
+
+/// Renewed after four fifths of the token's life, at the latest after a day.
+fn hold(answer: TokenRequest, now: Timestamp) -> Held {
+    let status = answer.status.unwrap_or_default();
+    let life = status.expiration_timestamp.map(|time| time.0.duration_since(now)).unwrap_or_default();
+    let use_for = (life * 4 / 5).min(LONGEST_USE).max(SignedDuration::from_secs(1));
+    Held {
+        token: status.token.unwrap_or_default(),
+        renew_at: now.saturating_add(use_for).unwrap_or(Timestamp::MAX),
+    }
+}
+
+async fn request(client: &Client, pod: &Pod, key: &TokenRequestKey) -> Result<TokenRequest, Error> {
+    let meta = &pod.metadata;
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let account =
+        pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+    let body = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: Some(key.audience.clone()).filter(|text| !text.is_empty()).map(|text| vec![text]),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Pod".into()),
+                name: meta.name.clone(),
+                uid: meta.uid.clone(),
+            }),
+            expiration_seconds: Some(key.expiration_seconds),
+        }),
+        ..TokenRequest::default()
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+    let data = serde_json::to_vec(&body).map_err(Error::SerdeError)?;
+    let request = Request::new(path)
+        .create_subresource("token", account, &kube::api::PostParams::default(), data)
+        .map_err(Error::BuildRequest)?;
+    client.request(request).await
+}
