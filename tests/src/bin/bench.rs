@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
 use tests::{Node, NodeOptions};
 
@@ -134,9 +134,8 @@ async fn measure_pods() {
         stream::iter(names).map(|name| start_and_keep(&pods, name)).buffer_unordered(8).collect().await;
     println!("{:<55} {:>8.1} Pods/s", "100 Pods, 8 at a time", 100.0 / begin.elapsed().as_secs_f64());
     report("  each of them, create to Running", "none", &mut each);
-    let all =
-        pods.delete_collection(&DeleteParams::default().grace_period(0), &kube::api::ListParams::default());
-    all.await.expect("the Pods can be deleted");
+    let (now, all) = (DeleteParams::default().grace_period(0), ListParams::default());
+    pods.delete_collection(&now, &all).await.expect("the Pods can be deleted");
 }
 
 async fn start(pods: &Api<Pod>, name: &str, host_users: bool) -> Duration {
