@@ -225,10 +225,10 @@ pub fn spawn(plan: &SpawnPlan<'_>) -> Result<Child, SpawnError> {
         sources.collect::<Result<_, _>>().map_err(|e| SpawnError::new(Step::Copy, e.into()))?;
     let program = rustix::io::fcntl_dupfd_cloexec(plan.program, lowest);
     let program = program.map_err(|e| SpawnError::new(Step::Copy, e.into()))?;
-    let (error_read, error_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| SpawnError::new(Step::Copy, e.into()))?;
-    let error_write = rustix::io::fcntl_dupfd_cloexec(&error_write, lowest)
-        .map_err(|e| SpawnError::new(Step::Copy, e.into()))?;
+    let copy_failed = |errno: rustix::io::Errno| SpawnError::new(Step::Copy, errno.into());
+    let (error_read, low) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(copy_failed)?;
+    let error_write = rustix::io::fcntl_dupfd_cloexec(&low, lowest).map_err(copy_failed)?;
+    drop(low); // A second write end here would make the read below wait for ever.
     let options = CloneOptions { flags: 0, cgroup: plan.cgroup };
     // SAFETY: the child below makes system calls only, on memory prepared above, until it execs or exits.
     match unsafe { fork(options) }.map_err(|e| SpawnError::new(Step::Clone, e))? {
