@@ -156,10 +156,10 @@ async fn run(pods: &Api<Pod>, name: &str, host_users: bool) -> Duration {
     let one = WatchParams::default().fields(&format!("metadata.name={name}"));
     let mut events = pods.watch(&one, &version).await.expect("Pods can be watched").boxed();
     while let Some(event) = events.next().await {
-        if let WatchEvent::Modified(pod) = event.expect("the watch goes on") {
-            if pod.status.and_then(|status| status.phase).as_deref() == Some("Running") {
-                return begin.elapsed();
-            }
+        if let WatchEvent::Modified(pod) = event.expect("the watch goes on")
+            && pod.status.and_then(|status| status.phase).as_deref() == Some("Running")
+        {
+            return begin.elapsed();
         }
     }
     panic!("the watch of {name} has ended")
