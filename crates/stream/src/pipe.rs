@@ -23,13 +23,23 @@ pub(crate) const DEPTH: usize = 4;
 pub struct Input {
     receiver: mpsc::Receiver<Bytes>,
     rest: Bytes,
+    /// The other direction of a SPDY stream that is used in one direction only.
+    other: Option<Box<Output>>,
 }
 
 impl Input {
     /// An input and the queue that feeds it.
     pub(crate) fn new(depth: usize) -> (mpsc::Sender<Bytes>, Self) {
         let (sender, receiver) = mpsc::channel(depth);
-        (sender, Self { receiver, rest: Bytes::new() })
+        (sender, Self { receiver, rest: Bytes::new(), other: None })
+    }
+}
+
+impl Input {
+    /// Keeps the other direction open for as long as this is read: its end tells the peer that nobody reads.
+    pub(crate) fn holding(mut self, other: Output) -> Self {
+        self.other = Some(Box::new(other));
+        self
     }
 }
 
@@ -57,13 +67,13 @@ impl AsyncRead for Input {
 pub(crate) enum Piece {
     /// Bytes for a channel or stream.
     Data(u32, Bytes),
-    /// No more bytes will come for it.
+    /// No more bytes will come for it (WebSocket only).
     End(u32),
     /// A frame of the connection itself (SPDY only).
     Control(Box<Frame>),
 }
 
-/// Bytes to the client. Writing fails with [`io::ErrorKind::BrokenPipe`] once the client is gone.
+/// Bytes to the client. Dropping it ends a SPDY stream in order, behind what was written. Writing fails with [`io::ErrorKind::BrokenPipe`] once the client is gone.
 #[derive(Debug)]
 pub struct Output {
     sender: PollSender<Piece>,
@@ -83,6 +93,14 @@ impl Output {
         let mut output = Self::new(sender, id);
         output.flow = Some(flow);
         output
+    }
+
+    /// Breaks a SPDY stream off.
+    pub(crate) fn reset(mut self) {
+        self.ended = true;
+        if let Some(flow) = &self.flow {
+            flow.cancel();
+        }
     }
 
     /// How many of `wanted` bytes may be sent now.
@@ -122,8 +140,11 @@ impl AsyncWrite for Output {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ended {
-            // A client that has gone away needs no farewell.
-            let _ = ready!(self.poll_send(cx, Piece::End));
+            match &self.flow {
+                Some(flow) => flow.finish(),
+                // A client that has gone away needs no farewell.
+                None => drop(ready!(self.poll_send(cx, Piece::End))),
+            }
             self.ended = true;
         }
         Poll::Ready(Ok(()))
@@ -133,7 +154,7 @@ impl AsyncWrite for Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if let Some(flow) = self.flow.as_ref().filter(|_| !self.ended) {
-            flow.abandon();
+            flow.finish();
         }
     }
 }

@@ -76,9 +76,9 @@ impl Client {
         let (port, id) = (port.to_string(), self.next.to_string());
         self.next += 1;
         let headers = |kind| Headers::new([("streamType", kind), ("port", &port), ("requestID", &id)]);
-        let mut error = self.connection.open(headers("error")).await?;
+        let mut error = self.connection.open(headers("error"))?;
         error.output.shutdown().await?;
-        let data = self.connection.open(headers("data")).await?;
+        let data = self.connection.open(headers("data"))?;
         Ok(Forwarded { input: data.input, output: data.output, errors: error.input })
     }
 

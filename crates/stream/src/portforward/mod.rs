@@ -163,26 +163,39 @@ impl Forwards {
     /// Resets the streams whose other half did not come in time.
     fn drop_late(&mut self) {
         let now = Instant::now();
-        self.waiting.retain(|_, (deadline, _)| *deadline > now);
+        for (_, (_, stream)) in self.waiting.extract_if(|_, (deadline, _)| *deadline <= now) {
+            stream.reset();
+        }
     }
 
-    /// The connection that `stream` completes. A stream that fits nothing is reset by dropping it.
+    /// The connection that `stream` completes. A stream that fits nothing is reset.
     fn pair(&mut self, stream: Stream) -> Option<Forward> {
-        let kind = Kind::of(&stream)?;
-        let port: u16 = stream.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
+        let Some((kind, port)) = wanted(&stream) else {
+            stream.reset();
+            return None;
+        };
         let request_id = request_id(&stream, kind);
-        let Some((_, other)) = self.waiting.remove(&request_id) else {
+        let Some((deadline, other)) = self.waiting.remove(&request_id) else {
             self.waiting.insert(request_id, (Instant::now() + PAIR_TIMEOUT, stream));
             return None;
         };
-        let other_kind = Kind::of(&other)?;
-        let (data, error) = match (kind, other_kind) {
-            (Kind::Data, Kind::Error) => (stream, other),
-            (Kind::Error, Kind::Data) => (other, stream),
-            _ => return None,
+        let (data, error) = match (kind, wanted(&other)) {
+            (Kind::Data, Some((Kind::Error, _))) => (stream, other),
+            (Kind::Error, Some((Kind::Data, _))) => (other, stream),
+            _ => {
+                stream.reset();
+                self.waiting.insert(request_id, (deadline, other));
+                return None;
+            }
         };
         Some(Forward { port, request_id, input: data.input, output: data.output, error: error.output })
     }
+}
+
+/// What a stream is for, and its port.
+fn wanted(stream: &Stream) -> Option<(Kind, u16)> {
+    let port = stream.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
+    Some((Kind::of(stream)?, port))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Remote command over SPDY/3.1: one stream for each of error, stdin, stdout, stderr and resize, all opened by
 //! the client and told apart by the header `streamType`.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -10,6 +12,9 @@ use super::{
 use crate::pipe::{Input, Output};
 use crate::spdy::{self, Connection, Incoming, Role, Stream};
 use crate::{ExitStatus, Sessions};
+
+/// How long the client may take to read the rest and to end the connection.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// The longest text without an end that is taken for a terminal size, in bytes.
 const MAX_SIZE_TEXT: usize = 1024;
@@ -34,7 +39,7 @@ where
     let (resize, exit, Ends { resize: sizes, status, ended }) = ends();
     let [error, stdin, stdout, stderr, terminal] = expected.slots.map(|(_, slot)| slot.stream());
     let command = RemoteCommand {
-        stdin: stdin.map(|stream| stream.input),
+        stdin: stdin.map(|stream| stream.input.holding(stream.output)),
         stdout: stdout.map(|stream| stream.output),
         stderr: stderr.map(|stream| stream.output),
         resize,
@@ -45,7 +50,7 @@ where
     sessions.spawn(async move {
         tokio::select! {
             () = session.connection.ended() => {}
-            () = resizes(terminal.map(|stream| stream.input), sizes) => {}
+            () = resizes(terminal.map(|stream| stream.input.holding(stream.output)), sizes) => {}
             status = status => session.finish(status.unwrap_or_else(|_| dropped())).await,
         }
         ended.cancel();
@@ -73,8 +78,9 @@ impl Session {
             let _ = error.write_all(&text.unwrap_or_default()).await;
             let _ = error.shutdown().await;
         }
-        self.connection.close().await;
-        self.connection.ended().await;
+        // The client ends the connection: its library drops what it has not handed on when the server does.
+        self.connection.finish();
+        let _ = tokio::time::timeout(FAREWELL, self.connection.ended()).await;
     }
 }
 
@@ -145,9 +151,9 @@ impl Expected {
             let kind = stream.headers.get("streamtype").unwrap_or_default();
             let slot =
                 self.slots.iter_mut().find(|(name, slot)| *name == kind && matches!(slot, Slot::Awaited));
-            // A stream that nobody asked for is reset by dropping it.
-            if let Some((_, slot)) = slot {
-                *slot = Slot::Opened(stream);
+            match slot {
+                Some((_, slot)) => *slot = Slot::Opened(stream),
+                None => stream.reset(),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,8 +56,15 @@ pub struct Stream {
     pub headers: Headers,
     /// Bytes from the peer.
     pub input: Input,
-    /// Bytes to the peer. Dropped before it was shut down, it resets the stream.
+    /// Bytes to the peer. Dropping it ends this side of the stream, behind what was written.
     pub output: Output,
+}
+
+impl Stream {
+    /// Refuses the stream or breaks it off: the peer learns at once that nothing more is wanted.
+    pub fn reset(self) {
+        self.output.reset();
+    }
 }
 
 /// Streams that the peer opens; the end is the end of the connection.
@@ -76,8 +83,10 @@ pub(super) struct Shared {
     streams: Mutex<HashMap<u32, Entry>>,
     urgent: Mutex<Vec<Frame>>,
     has_urgent: Notify,
-    next_id: AtomicU32,
+    next_id: Mutex<u32>,
     initial_window: AtomicU32,
+    /// The peer has shown that it keeps windows for streams.
+    keeps_windows: AtomicBool,
     pub(super) window: Window,
 }
 
@@ -88,7 +97,18 @@ struct Entry {
     /// Bytes received since the last window update.
     received: u32,
     window: Arc<Window>,
+    /// Bytes of this stream that the writer has taken.
+    written: u64,
+    /// How many there will be, once that is known.
+    end_at: Option<u64>,
     has_ended: bool,
+}
+
+impl Entry {
+    /// Whether the writer has just taken the last byte.
+    fn is_at_end(&self) -> bool {
+        self.end_at == Some(self.written)
+    }
 }
 
 /// Starts a connection over `io`. `sessions` owns its tasks.
@@ -100,8 +120,9 @@ where
         streams: Mutex::default(),
         urgent: Mutex::default(),
         has_urgent: Notify::new(),
-        next_id: AtomicU32::new(if role == Role::Client { 1 } else { 2 }),
+        next_id: Mutex::new(if role == Role::Client { 1 } else { 2 }),
         initial_window: AtomicU32::new(INITIAL_WINDOW),
+        keeps_windows: AtomicBool::new(false),
         window: Window::new(INITIAL_WINDOW, false),
     });
     let (queue, pieces) = mpsc::channel(STREAM_DEPTH);
@@ -141,27 +162,35 @@ impl Connection {
     ///
     /// # Errors
     /// [`io::ErrorKind::BrokenPipe`] when the connection has ended.
-    pub async fn open(&self, headers: Headers) -> io::Result<Stream> {
-        let id = self.shared.next_id.fetch_add(2, Ordering::Relaxed);
+    pub fn open(&self, headers: Headers) -> io::Result<Stream> {
+        if self.queue.is_closed() {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the SPDY connection has ended"));
+        }
+        // The numbers of streams must rise on the wire.
+        let mut next = lock(&self.shared.next_id);
+        let id = *next;
+        *next += 2;
         let stream = self.shared.add(id, headers.clone(), &self.queue, false);
-        self.send(Frame::SynStream { id, fin: false, unidirectional: false, headers }).await?;
+        self.shared.answer(Frame::SynStream { id, fin: false, unidirectional: false, headers });
         Ok(stream)
     }
 
-    /// Ends the connection once everything written before has been sent.
+    /// Ends this side of every stream behind what was written to it. What is written later fails.
+    pub fn finish(&self) {
+        self.shared.finish_all();
+    }
+
+    /// Ends the connection once everything written before has been sent. A peer that uses Go's `spdystream` may lose
+    /// what it has not handed on yet: let it end the connection where its reading matters.
     pub async fn close(&self) {
+        let farewell = Frame::GoAway { last: 0, status: 0 };
         // A connection that has ended already needs no farewell.
-        let _ = self.send(Frame::GoAway { last: 0, status: 0 }).await;
+        let _ = self.queue.send(Piece::Control(Box::new(farewell))).await;
     }
 
     /// Resolves when the connection has ended.
     pub async fn ended(&self) {
         self.queue.closed().await;
-    }
-
-    async fn send(&self, frame: Frame) -> io::Result<()> {
-        let sent = self.queue.send(Piece::Control(Box::new(frame))).await;
-        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the SPDY connection has ended"))
     }
 }
 
@@ -173,11 +202,13 @@ impl Shared {
         queue: &mpsc::Sender<Piece>,
         has_fin: bool,
     ) -> Stream {
-        let window = Arc::new(Window::new(self.initial_window.load(Ordering::Relaxed), false));
+        let initial = self.initial_window.load(Ordering::Relaxed);
+        let window = Arc::new(Window::new(initial, self.keeps_windows.load(Ordering::Relaxed)));
         let (feed, input) = Input::new(STREAM_DEPTH);
         let flow = Flow { id, stream: Arc::clone(&window), shared: Arc::clone(self) };
         let feed = (!has_fin).then_some(feed);
-        self.streams().insert(id, Entry { feed, received: 0, window, has_ended: false });
+        self.streams()
+            .insert(id, Entry { feed, received: 0, window, written: 0, end_at: None, has_ended: false });
         Stream { id, headers, input, output: Output::with_flow(queue.clone(), id, flow) }
     }
 
@@ -204,15 +235,35 @@ impl Shared {
         }
     }
 
-    /// This side of the stream has ended.
-    fn end_output(&self, id: u32) {
+    /// This side of the stream ends when `total` bytes have been written.
+    pub(super) fn finish(&self, id: u32, total: u64) {
         let mut streams = self.streams();
-        if let Some(entry) = streams.get_mut(&id) {
-            entry.has_ended = true;
-            if entry.feed.is_none() {
-                streams.remove(&id);
-            }
+        let Some(entry) = streams.get_mut(&id).filter(|entry| !entry.has_ended) else { return };
+        entry.end_at = Some(total);
+        if entry.is_at_end() {
+            end_output(&mut streams, id);
+            self.answer(Frame::Data { id, fin: true, bytes: Bytes::new() });
         }
+    }
+
+    fn finish_all(&self) {
+        let all: Vec<(u32, u64)> =
+            self.streams().iter().map(|(id, entry)| (*id, entry.window.close_at())).collect();
+        for (id, total) in all {
+            self.finish(id, total);
+        }
+    }
+
+    /// The writer takes `length` bytes of the stream; true when they are the last.
+    fn written(&self, id: u32, length: usize) -> bool {
+        let mut streams = self.streams();
+        let Some(entry) = streams.get_mut(&id) else { return false };
+        entry.written += u64::try_from(length).unwrap_or(u64::MAX);
+        let is_last = entry.is_at_end();
+        if is_last {
+            end_output(&mut streams, id);
+        }
+        is_last
     }
 
     fn answer(&self, frame: Frame) {
@@ -305,6 +356,7 @@ impl Reader {
             Frame::GoAway { .. } => {}
             Frame::WindowUpdate { id: 0, delta } => self.shared.window.open(delta),
             Frame::WindowUpdate { id, delta } => {
+                self.shared.keeps_windows.store(true, Ordering::Relaxed);
                 if let Some(entry) = self.shared.streams().get(&id) {
                     entry.window.open(delta);
                 }
@@ -316,6 +368,7 @@ impl Reader {
 
     fn settings(&self, entries: &[(u32, u32)]) {
         for (_, initial) in entries.iter().filter(|(id, _)| *id == SETTINGS_INITIAL_WINDOW) {
+            self.shared.keeps_windows.store(true, Ordering::Relaxed);
             let former = self.shared.initial_window.swap(*initial, Ordering::Relaxed);
             self.shared.streams().values().for_each(|entry| entry.window.begin_with(former, *initial));
         }
@@ -335,8 +388,9 @@ impl Reader {
         self.shared.answer(Frame::SynReply { id, fin: false, headers: Headers::default() });
         let stream = self.shared.add(id, headers, &queue, fin);
         drop(queue);
-        // When nobody takes streams any more, dropping this one resets it.
-        let _ = self.opened.send(stream).await;
+        if let Err(refused) = self.opened.send(stream).await {
+            refused.0.reset();
+        }
     }
 
     async fn data(&mut self, id: u32, fin: bool, bytes: Bytes) {
@@ -435,11 +489,18 @@ impl Writer {
 
 fn frame_of(piece: Piece, shared: &Shared) -> Frame {
     match piece {
-        Piece::Data(id, bytes) => Frame::Data { id, fin: false, bytes },
-        Piece::End(id) => {
-            shared.end_output(id);
-            Frame::Data { id, fin: true, bytes: Bytes::new() }
-        }
+        Piece::Data(id, bytes) => Frame::Data { id, fin: shared.written(id, bytes.len()), bytes },
+        Piece::End(id) => Frame::Data { id, fin: true, bytes: Bytes::new() },
         Piece::Control(frame) => *frame,
+    }
+}
+
+/// This side of the stream has ended; the other may have before.
+fn end_output(streams: &mut HashMap<u32, Entry>, id: u32) {
+    if let Some(entry) = streams.get_mut(&id) {
+        entry.has_ended = true;
+        if entry.feed.is_none() {
+            streams.remove(&id);
+        }
     }
 }

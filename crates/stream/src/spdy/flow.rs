@@ -52,6 +52,12 @@ impl Window {
         self.change(|state| state.is_closed = true);
     }
 
+    /// The same; returns how much has been sent.
+    pub(super) fn close_at(&self) -> u64 {
+        self.close();
+        self.sent()
+    }
+
     /// How many of `wanted` bytes may be sent now, at least one; `Err` when the window is closed.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Closed>> {
         let mut state = self.lock();
@@ -67,6 +73,11 @@ impl Window {
             }
             room => Poll::Ready(Ok(room.min(wanted))),
         }
+    }
+
+    /// Bytes sent so far.
+    fn sent(&self) -> u64 {
+        self.lock().sent
     }
 
     /// `length` bytes have been sent.
@@ -113,9 +124,14 @@ impl Flow {
         self.shared.window.spend(length);
     }
 
-    /// The output was dropped without an end: the peer must learn that no more comes.
-    pub(crate) fn abandon(&self) {
+    /// Nothing more is wanted in either direction.
+    pub(crate) fn cancel(&self) {
         self.shared.cancel(self.id);
+    }
+
+    /// No more will be handed over: the stream ends on this side when all of it has been written.
+    pub(crate) fn finish(&self) {
+        self.shared.finish(self.id, self.stream.sent());
     }
 }
 
