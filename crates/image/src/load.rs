@@ -108,8 +108,9 @@ impl Loader<'_> {
         let own = || layout::names_of(entry).into_iter().next();
         // A tag alone belongs to a repository that only the directory's name tells.
         let by_directory = || {
-            let stem = Path::new(&self.shown).file_stem()?.to_str()?;
-            format!("{stem}:{}", layout::tag_of(entry)?).parse().ok()
+            let directory = Path::new(&self.shown);
+            let name = directory.file_name()?.to_str().filter(|_| directory.is_dir())?;
+            format!("{name}:{}", layout::tag_of(entry)?).parse().ok()
         };
         given.or_else(own).or_else(by_directory).ok_or_else(|| LoadError::NoName { path: self.shown.clone() })
     }

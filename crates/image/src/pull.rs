@@ -18,7 +18,9 @@ use crate::error::{Attempt, AttemptError, Attempts, PullError};
 use crate::manifest::{Descriptor, Document, MAX_DOCUMENT, Manifest, Platform};
 use crate::reference::Reference;
 use crate::source::{BlobStream, Candidate, Fetched, Part, Source};
-use crate::store::{ImageRecord, LayerPin, Names, NewImage, NewLayer, Store, StoreError, chain_key, key_of};
+use crate::store::{
+    ImageRecord, LayerPin, LayerSize, Names, NewImage, NewLayer, Store, StoreError, chain_key, key_of,
+};
 use crate::unpack::{InputError, Promise, Tree, UnpackError, complete, unpack_layer};
 
 /// Layers that one pull works on at once.
@@ -359,7 +361,7 @@ impl Puller {
         if !tree.is_self_contained() {
             return Ok(Ready::Pending(Box::new((scratch, tree))));
         }
-        let new = NewLayer { scratch, key, bytes: tree.bytes, inodes: tree.inodes };
+        let new = NewLayer { scratch, key, size: tree.size };
         self.publish(new).await.map(Ready::Published)
     }
 
@@ -422,7 +424,12 @@ impl Puller {
             Ok::<_, StoreError>(unpack_layer(input, root, &promise).map(|tree| (scratch, tree)))
         });
         let feeding = async move {
-            while let Some(chunk) = stream.next().await {
+            loop {
+                // When unpacking fails, nobody waits for bytes that may never come.
+                let chunk = tokio::select! {
+                    chunk = stream.next() => chunk?,
+                    () = sender.closed() => return None,
+                };
                 let (chunk, failure) = match chunk {
                     Ok(chunk) => (Ok(chunk), None),
                     Err(error) => (Err(error.to_string()), Some(error)),
@@ -434,7 +441,6 @@ impl Puller {
                     return failure;
                 }
             }
-            None
         };
         let (unpacked, failure) = tokio::join!(unpacking, feeding);
         let unpacked = unpacked?.map_err(PullError::Store)?;
@@ -468,14 +474,18 @@ impl Puller {
             digest: digest.clone(),
             source: Box::new(source),
         })?;
-        self.publish(NewLayer { scratch, key, bytes: tree.bytes, inodes: tree.inodes }).await
+        self.publish(NewLayer { scratch, key, size: tree.size }).await
     }
 
     /// What an image without layers has, so that its root file system has something to lie on.
     async fn empty_layer(&self) -> Result<LayerPin, PullError> {
         let store = Arc::clone(&self.store);
         let made = self.blocking(move || {
-            let new = NewLayer { scratch: store.scratch()?, key: "empty".to_owned(), bytes: 4096, inodes: 1 };
+            let new = NewLayer {
+                scratch: store.scratch()?,
+                key: "empty".to_owned(),
+                size: LayerSize { bytes: 4096, inodes: 1, highest_id: 0 },
+            };
             store.publish(new)
         });
         made.await?.map_err(PullError::Store)

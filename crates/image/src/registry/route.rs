@@ -20,7 +20,7 @@ use super::hosts::is_loopback;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The proxies to use, as the environment names them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// `HTTPS_PROXY`: the proxy for `https` URLs. Empty: none.
     pub https: String,
@@ -28,6 +28,18 @@ pub struct Proxies {
     pub http: String,
     /// `NO_PROXY`: comma-separated names, addresses and networks that are reached directly.
     pub none_for: String,
+}
+
+/// Proxies' addresses may hold passwords; they are not shown.
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |address: &str| address.rsplit('@').next().unwrap_or_default().to_owned();
+        f.debug_struct("Proxies")
+            .field("https", &shown(&self.https))
+            .field("http", &shown(&self.http))
+            .field("none_for", &self.none_for)
+            .finish()
+    }
 }
 
 impl Proxies {

@@ -32,9 +32,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process has it open.
-    #[error(
-        "the image store {path} is in use by another process; ask that one (`kakoi image …` without `--offline`), or stop it"
-    )]
+    #[error("the image store {path} is in use by another process: use that one's, or stop it first")]
     InUse {
         /// The store's directory.
         path: PathBuf,

@@ -26,8 +26,21 @@ pub(crate) struct Layer {
     pub(crate) number: LayerNumber,
     /// Digest of the archive, or of the chain when the tree depends on the layers below.
     pub(crate) key: String,
+    #[serde(flatten)]
+    pub(crate) size: LayerSize,
+}
+
+/// What a layer takes and needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LayerSize {
+    /// Bytes on disk, in whole blocks.
     pub(crate) bytes: u64,
+    /// Files, directories, links and devices.
     pub(crate) inodes: u64,
+    /// The highest user or group ID that owns a file.
+    #[serde(default)]
+    pub(crate) highest_id: u32,
 }
 
 /// An unpacked tree that is not a layer yet.
@@ -35,8 +48,7 @@ pub(crate) struct Layer {
 pub(crate) struct NewLayer {
     pub(crate) scratch: Scratch,
     pub(crate) key: String,
-    pub(crate) bytes: u64,
-    pub(crate) inodes: u64,
+    pub(crate) size: LayerSize,
 }
 
 /// Keeps layers from being collected while it lives.

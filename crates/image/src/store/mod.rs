@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use disk::StoreError;
 pub(crate) use disk::{Scratch, open_directory};
-pub(crate) use layer::{LayerPin, NewLayer};
+pub(crate) use layer::{LayerPin, LayerSize, NewLayer};
 pub use record::ImageRecord;
 
 use crate::digest::Digest;
@@ -109,17 +109,18 @@ impl Store {
 
     fn record(&self, state: &State, image: &StoredImage) -> ImageRecord {
         let layers_dir = self.layers_dir();
-        let size = image
+        let sizes: Vec<LayerSize> = image
             .layers
             .iter()
             .filter_map(|number| state.layers.values().find(|layer| layer.number == *number))
-            .map(|layer| layer.bytes)
-            .sum();
+            .map(|layer| layer.size)
+            .collect();
         ImageRecord {
             id: image.id.clone(),
             repo_tags: image.repo_tags.clone(),
             repo_digests: image.repo_digests.clone(),
-            size,
+            size: sizes.iter().map(|size| size.bytes).sum(),
+            highest_id: sizes.iter().map(|size| size.highest_id).max().unwrap_or(0),
             download_size: image.download_size,
             created: image.created.clone(),
             platform: image.platform.clone(),
@@ -131,8 +132,8 @@ impl Store {
     /// What all layers take.
     pub(crate) fn usage(&self) -> Usage {
         self.state().layers.values().fold(Usage::default(), |sum, layer| Usage {
-            bytes: sum.bytes + layer.bytes,
-            inodes: sum.inodes + layer.inodes,
+            bytes: sum.bytes + layer.size.bytes,
+            inodes: sum.inodes + layer.size.inodes,
         })
     }
 
@@ -182,7 +183,7 @@ impl Store {
             state.next += 1;
             LayerNumber(state.next)
         };
-        let layer = Layer { number, key: new.key, bytes: new.bytes, inodes: new.inodes };
+        let layer = Layer { number, key: new.key, size: new.size };
         self.disk.publish(new.scratch, &layer)?;
         let mut state = self.state();
         *state.pins.entry(number).or_default() += 1;
@@ -258,7 +259,7 @@ impl Store {
         let mut freed = 0;
         for layer in unused {
             self.disk.remove_layer(layer.number)?;
-            freed += layer.bytes;
+            freed += layer.size.bytes;
         }
         Ok(freed)
     }

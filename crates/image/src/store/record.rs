@@ -19,6 +19,9 @@ pub struct ImageRecord {
     pub repo_digests: Vec<String>,
     /// Bytes on disk, in whole blocks. What is shared with other images is counted here too.
     pub size: u64,
+    /// The highest user or group ID that owns a file in it: a Pod whose ID range is not longer than this sees
+    /// some of its files as nobody's.
+    pub highest_id: u32,
     /// Bytes of the compressed layers and documents.
     pub download_size: u64,
     /// When the image was made, in its own words (RFC 3339); may be empty.

@@ -19,8 +19,7 @@ fn a_layer_is_there_until_nobody_holds_it() {
     let new = |key: &str| NewLayer {
         scratch: store.scratch().unwrap(),
         key: key.to_owned(),
-        bytes: 4096,
-        inodes: 1,
+        size: LayerSize { bytes: 4096, inodes: 1, highest_id: 0 },
     };
     let pin = store.publish(new("k")).unwrap();
     let same = store.publish(new("k")).unwrap();
@@ -39,7 +38,8 @@ fn numbers_are_not_given_again_while_the_layer_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let publish = |store: &Arc<Store>, key: &str| {
-        let new = NewLayer { scratch: store.scratch().unwrap(), key: key.to_owned(), bytes: 0, inodes: 0 };
+        let new =
+            NewLayer { scratch: store.scratch().unwrap(), key: key.to_owned(), size: LayerSize::default() };
         store.publish(new).unwrap().numbers().to_vec()
     };
     let first = publish(&store, "a");

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Absent, Beneath, PathError};
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::{PendingLink, Tree, UnpackError};
+use crate::store::LayerSize;
 
 /// The time that directories get which the archive does not have.
 pub(super) const EPOCH: Timestamps = Timestamps {
@@ -47,7 +48,8 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) fn new(root: OwnedFd, purpose: Purpose) -> Self {
         let beneath = Beneath::new(root);
-        let tree = Tree { inodes: 1, bytes: DISK_BLOCK, ..Tree::default() };
+        let tree =
+            Tree { size: LayerSize { inodes: 1, bytes: DISK_BLOCK, highest_id: 0 }, ..Tree::default() };
         Self { beneath, purpose, parent: None, times: Vec::new(), tree, buffer: vec![0; COPY] }
     }
 
@@ -111,7 +113,7 @@ impl Applier {
         }
         match make_whiteout(parent, hidden) {
             Ok(made) => {
-                self.tree.inodes += u64::from(made);
+                self.tree.size.inodes += u64::from(made);
                 Ok(())
             }
             Err(errno) => Err(failed(&[hidden], errno)),
@@ -127,6 +129,7 @@ impl Applier {
     ) -> Result<(), UnpackError> {
         let name = parts.last().copied().unwrap_or_default();
         let system = |errno| failed(parts, errno);
+        self.note_owner(entry);
         match entry.kind {
             Kind::Directory => self.make_directory(entry, parts, parent).map_err(system)?,
             Kind::File => self.make_file(entry, parts, parent, data)?,
@@ -142,8 +145,13 @@ impl Applier {
             }
             Kind::Other(_) => return Ok(()),
         }
-        self.tree.inodes += 1;
+        self.tree.size.inodes += 1;
         Ok(())
+    }
+
+    fn note_owner(&mut self, entry: &Entry) {
+        let highest = &mut self.tree.size.highest_id;
+        *highest = (*highest).max(entry.uid).max(entry.gid);
     }
 
     /// Makes something new under a name; what the archive had there before goes.
@@ -179,7 +187,7 @@ impl Applier {
         let path = parts.join(&b'/');
         self.beneath.implied.remove(&path);
         self.times.push((path, entry.mtime));
-        self.tree.bytes += if is_directory { 0 } else { DISK_BLOCK };
+        self.tree.size.bytes += if is_directory { 0 } else { DISK_BLOCK };
         Ok(())
     }
 
@@ -221,7 +229,7 @@ impl Applier {
                 file.write_all(window.get(..count).unwrap_or_default()).map_err(on_disk)?;
                 left -= count as u64;
             }
-            self.tree.bytes += piece.length.next_multiple_of(DISK_BLOCK);
+            self.tree.size.bytes += piece.length.next_multiple_of(DISK_BLOCK);
         }
         if entry.sparse.is_some() {
             file.set_len(entry.size).map_err(on_disk)?;
@@ -280,6 +288,7 @@ impl Applier {
         if entry.kind != Kind::Directory {
             return Ok(());
         }
+        self.note_owner(entry);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(self.beneath.root(), ".", flags, Mode::empty())?;
         self.set_metadata(entry, root.as_fd())?;

@@ -16,16 +16,15 @@ pub use beneath::PathError;
 pub(crate) use parents::complete;
 
 use crate::digest::{Digest, Hasher};
+use crate::store::LayerSize;
 use inflate::Inflate;
 use tar::{TarError, TarReader};
 
 /// What unpacking made, and what it could not know without the layers below.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tree {
-    /// Bytes on disk, in whole blocks.
-    pub(crate) bytes: u64,
-    /// Files, directories, links and devices.
-    pub(crate) inodes: u64,
+    /// What it takes.
+    pub(crate) size: LayerSize,
     /// Directories that the archive has no entry for: they must look as in the layers below.
     pub(crate) implied: Vec<Vec<u8>>,
     /// Hard links to files of the layers below.

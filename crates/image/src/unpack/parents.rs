@@ -167,8 +167,8 @@ fn bring_up(
     let real: Vec<&[u8]> = before.iter().map(Vec::as_slice).chain([*name]).collect();
     match find(&real, lower).map_err(|errno| on_disk(&target, errno))? {
         Below::Found(file, stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            tree.bytes += copy_up(beneath, &path, &file, &stat)?;
-            tree.inodes += 1;
+            tree.size.bytes += copy_up(beneath, &path, &file, &stat)?;
+            tree.size.inodes += 1;
             Ok(())
         }
         Below::Found(..) => Err(refused(PathError::NotAFile(beneath::text(&target)))),

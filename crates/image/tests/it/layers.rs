@@ -102,7 +102,7 @@ async fn attributes_are_kept_but_none_that_steer_overlayfs() {
         ("mtime", b"1600000000.25"),
         ("uid", b"70000"),
     ];
-    let (_node, root) = unpack(Tar::new().entry(EntryType::Regular, "ping", 0o755, "", b"x", pax)).await;
+    let (node, root) = unpack(Tar::new().entry(EntryType::Regular, "ping", 0o755, "", b"x", pax)).await;
     let file = root.join("ping");
     assert_eq!(xattr(&file, "security.capability").as_deref(), Some(capability));
     if let Some(note) = xattr(&file, "user.note") {
@@ -113,6 +113,7 @@ async fn attributes_are_kept_but_none_that_steer_overlayfs() {
     }
     let meta = std::fs::metadata(&file).unwrap();
     assert_eq!((meta.mtime(), meta.mtime_nsec(), meta.uid()), (1_600_000_000, 250_000_000, 70_000));
+    assert_eq!(node.store.resolve("x").unwrap().highest_id, 70_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,6 +128,8 @@ async fn archives_of_both_kinds_are_loaded() {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_dir_all("", &layout).unwrap();
     std::fs::write(&archive, gzip(&builder.into_inner().unwrap())).unwrap();
+    let nameless = node.store.load(&archive, None).await.unwrap_err().to_string();
+    assert!(nameless.contains("the image has no name in it"), "{nameless}");
     let loaded = node.store.load(&archive, Some("registry.example/team/app:v2")).await.unwrap();
     assert_eq!(loaded[0].repo_tags, ["docker.io/library/app:v1", "registry.example/team/app:v2"]);
 
