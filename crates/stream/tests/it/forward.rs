@@ -74,7 +74,7 @@ async fn megabytes_go_through_in_both_directions() {
     let forwarded = client.forward(port).await.unwrap();
     let (mut input, mut output) = (forwarded.input, forwarded.output);
     let sent: Vec<u8> =
-        (0..20_000_000_u32).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[2]).collect();
+        (0..6_000_000_u32).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[2]).collect();
     let mut expected = sent.clone();
     expected.reverse();
     let writer = tokio::spawn(async move {

@@ -12,12 +12,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use stream::proxy::{Destination, forward};
 use stream::remotecommand::{RemoteCommand, client};
-use stream::{ExitStatus, Sessions};
+use stream::{ExitStatus, Sessions, portforward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::server::Server;
+use crate::spdy::upgrade;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,6 +76,25 @@ async fn a_session_goes_through_two_proxies() {
     assert_eq!(text, "> through");
     assert_eq!(client.wait().await, ExitStatus::Code(3));
     // Both sides have closed: nothing is left to join but what ends by itself.
+    timeout(PATIENCE, sessions.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn raw_spdy_goes_through_as_well() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start(echo).await;
+    let sessions = Sessions::default();
+    let address = proxy(server.address, sessions.clone()).await;
+    let io = upgrade(address, "/api/forward", "portforward.k8s.io").await;
+    let mut client = portforward::client::over(io, &Sessions::default());
+    let mut forwarded = client.forward(listener.local_addr().unwrap().port()).await.unwrap();
+    let (mut target, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    target.write_all(b"served").await.unwrap();
+    drop(target);
+    let mut text = String::new();
+    timeout(PATIENCE, forwarded.input.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert_eq!(text, "served");
+    client.close().await;
     timeout(PATIENCE, sessions.close()).await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! Raw SPDY/3.1, as older clients and `crictl` speak it, and peers that break its rules.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,16 +12,18 @@ use stream::remotecommand::RemoteCommand;
 use stream::spdy::{self, Connection, Decoder, Encoder, Frame, Headers, Incoming, Role};
 use stream::{ExitStatus, Sessions, portforward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn upgrade(server: &Server, path: &str, protocol: &str) -> TokioIo<Upgraded> {
+pub async fn upgrade(address: SocketAddr, path: &str, protocol: &str) -> TokioIo<Upgraded> {
     let (mut sender, driver) =
-        hyper::client::conn::http1::handshake(TokioIo::new(server.connect().await)).await.unwrap();
+        hyper::client::conn::http1::handshake(TokioIo::new(TcpStream::connect(address).await.unwrap()))
+            .await
+            .unwrap();
     tokio::spawn(driver.with_upgrades());
     let request = Request::post(path)
         .header("host", "node")
@@ -53,7 +56,7 @@ async fn exec_over_spdy_has_streams_sizes_and_a_status() {
         command.exit.send(ExitStatus::Code(9)).await;
     })
     .await;
-    let io = upgrade(&server, "/exec?tty=1", "v4.channel.k8s.io").await;
+    let io = upgrade(server.address, "/exec?tty=1", "v4.channel.k8s.io").await;
     let (connection, _incoming) = spdy::start(io, Role::Client, &server.sessions);
     let open = |kind| connection.open(Headers::new([("streamType", kind)])).unwrap();
     let (mut error, mut stdin, mut stdout) = (open("error"), open("stdin"), open("stdout"));
@@ -75,7 +78,7 @@ async fn port_forward_over_raw_spdy() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = Server::start(async |_| unreachable!()).await;
-    let io = upgrade(&server, "/forward", "portforward.k8s.io").await;
+    let io = upgrade(server.address, "/forward", "portforward.k8s.io").await;
     let mut client = portforward::client::over(io, &server.sessions);
     let mut forwarded = client.forward(port).await.unwrap();
     let (mut target, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
