@@ -52,7 +52,7 @@ async fn end(pid: u32) -> io::Result<()> {
     let daemon = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
     pidfd_send_signal(&daemon, Signal::TERM)?;
     // A pidfd becomes readable when its process has ended.
-    drop(AsyncFd::new(daemon)?.readable().await?);
+    drop(AsyncFd::register(daemon)?.readable().await?);
     Ok(())
 }
 

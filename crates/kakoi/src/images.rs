@@ -1,6 +1,7 @@
 //! `kakoi image`: through the daemon's CRI socket where one runs, so that there is one owner of the images; else on
 //! the store itself.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,15 +11,13 @@ use cri::v1::{
 };
 use image::{ImageRecord, ImageStore, LoadError, PullError, StoreError};
 use serde::Serialize;
+use tonic::metadata::MetadataValue;
 
 use crate::cli::{ImageCommand, OutputFormat};
 use crate::instance;
 use crate::node;
 use crate::output;
 use crate::places::Places;
-
-/// On an `ImageSpec`, tells our runtime to take the image from this archive or layout instead of a registry.
-const LOAD_FROM: &str = "kakoi.dev/load-from";
 
 /// Why an image command failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +77,10 @@ async fn through_daemon(socket: &Path, command: &ImageCommand) -> Result<(), Ima
         }
         ImageCommand::Load { path, name } => {
             let path = absolute(path)?;
-            let mut image = spec(name.as_deref().unwrap_or_default());
-            image.annotations.insert(LOAD_FROM.to_owned(), path.to_string_lossy().into_owned());
-            let request = PullImageRequest { image: Some(image), ..PullImageRequest::default() };
+            let image = Some(spec(name.as_deref().unwrap_or_default()));
+            let mut request = tonic::Request::new(PullImageRequest { image, ..PullImageRequest::default() });
+            let path = MetadataValue::from_bytes(path.as_os_str().as_bytes());
+            request.metadata_mut().insert_bin(runtime::LOAD_FROM, path);
             output::line(client.pull_image(request).await.map_err(refused)?.into_inner().image_ref);
         }
         ImageCommand::List(format) => {

@@ -49,6 +49,10 @@ use crate::streaming::Streaming;
 /// The static `kakoi-shim` program that this crate was built with, for [`RuntimeConfig::shim`].
 pub const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kakoi-shim"));
 
+/// Metadata of a `PullImage` call that names an archive or a layout on this node to take the images from, instead of
+/// a registry. It is metadata and no annotation, since a kubelet passes Pods' annotations on to the runtime.
+pub const LOAD_FROM: &str = "kakoi-load-from-bin";
+
 /// Why a runtime can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

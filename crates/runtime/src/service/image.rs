@@ -1,6 +1,9 @@
 //! `runtime.v1.ImageService`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use cri::v1::image_service_server::ImageService;
 use cri::v1::*;
@@ -38,6 +41,12 @@ impl ImageService for ImageServer {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
+        if let Some(path) = request.metadata().get_bin(crate::LOAD_FROM) {
+            let path = path.to_bytes().map_err(|_| Error::missing(crate::LOAD_FROM))?;
+            let name = request.get_ref().image.as_ref().map(|spec| spec.image.as_str());
+            return load(self, Path::new(OsStr::from_bytes(&path)), name.filter(|name| !name.is_empty()))
+                .await;
+        }
         let request = request.into_inner();
         let name = name(request.image)?;
         let auth = request.auth.map(credentials).transpose()?.flatten();
@@ -69,6 +78,15 @@ impl ImageService for ImageServer {
             container_filesystems: vec![filesystem(&directory, bytes, inodes)],
         }))
     }
+}
+
+/// Takes images from an archive or a layout on this node, for `kakoi image load`.
+async fn load(server: &ImageServer, path: &Path, name: Option<&str>) -> Answer<PullImageResponse> {
+    let loaded = server.0.config.images.load(path, name).await;
+    let loaded =
+        loaded.map_err(|error| Error::failed(format!("load images from {}", path.display()), error))?;
+    let ids: Vec<String> = loaded.into_iter().map(|record| record.id).collect();
+    Ok(Response::new(PullImageResponse { image_ref: ids.join("\n") }))
 }
 
 fn name(spec: Option<ImageSpec>) -> Outcome<String> {
