@@ -3,8 +3,8 @@
 
 use std::io;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Flags};
@@ -49,10 +49,11 @@ pub(crate) async fn down(places: &Places) -> Result<(), DownError> {
 async fn end(pid: u32) -> io::Result<()> {
     let raw =
         i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such PID"))?;
-    let daemon = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
+    let daemon = pidfd_open(raw, PidfdFlags::empty())?;
     pidfd_send_signal(&daemon, Signal::TERM)?;
     // A pidfd becomes readable when its process has ended.
-    drop(AsyncFd::register(daemon)?.readable().await?);
+    let waited = tokio::task::spawn_blocking(move || poll(&mut [PollFd::new(&daemon, PollFlags::IN)], None));
+    waited.await.map_err(io::Error::other)??;
     Ok(())
 }
 
