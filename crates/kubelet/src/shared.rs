@@ -14,14 +14,17 @@ use crate::cgroup::Hierarchies;
 use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::event::Recorder;
+use crate::logs::rotate::Rotator;
 use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::pod::dns::ClusterDns;
 use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;
 use crate::quantity::Amounts;
+use crate::registry::Registry;
 use crate::runtime::Cri;
 use crate::runtime::observe::EndedContainers;
+use crate::uid::PodUid;
 use crate::userns::IdAllocator;
 use crate::volume::setup::VolumeProbe;
 
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) events: Recorder,
     pub(crate) objects: ObjectCache,
+    /// What was found wrong with records of host IDs at start, by Pod.
+    pub(crate) findings: Vec<(PodUid, String)>,
     pub(crate) ids: Arc<dyn IdAllocator>,
     pub(crate) is_userns_on: bool,
     pub(crate) probe: Arc<dyn VolumeProbe>,
@@ -63,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) allocatable: Amounts,
     /// The node's memory in bytes.
     pub(crate) memory: i64,
+    pub(crate) registry: Registry,
+    pub(crate) rotator: Arc<Rotator>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }

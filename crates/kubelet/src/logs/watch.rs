@@ -29,6 +29,10 @@ pub(crate) struct Changes {
 
 impl Watch {
     /// A new instance.
+    #[expect(
+        deprecated,
+        reason = "an owned descriptor is I/O safe; the replacement is `unsafe`, which stays out of here"
+    )]
     pub(crate) fn new() -> io::Result<Self> {
         let fd = rustix::fs::inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Ok(Self { fd: AsyncFd::new(fd)? })

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use cri::v1;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 
 use super::backoff::{Backoff, Verdict};
@@ -41,6 +41,7 @@ pub(crate) struct Puller {
     clock: Clock,
     slots: Semaphore,
     failures: Mutex<Failures>,
+    pulls: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +73,18 @@ pub(crate) struct PullInput<'a> {
 
 impl Puller {
     pub(crate) fn new(cri: Cri, clock: Clock) -> Self {
-        Self { cri, clock, slots: Semaphore::new(PARALLEL_PULLS), failures: Mutex::default() }
+        Self {
+            cri,
+            clock,
+            slots: Semaphore::new(PARALLEL_PULLS),
+            failures: Mutex::default(),
+            pulls: watch::channel(0).0,
+        }
+    }
+
+    /// Changes with each image that was pulled.
+    pub(crate) fn pulls(&self) -> watch::Receiver<u64> {
+        self.pulls.subscribe()
     }
 
     /// Makes sure that the image is on the node.
@@ -142,6 +154,7 @@ impl Puller {
         match result {
             Ok(found) => {
                 self.forget(&key);
+                self.pulls.send_modify(|pulls| *pulls += 1);
                 let now = self.clock.now();
                 let (own, all) = (now.duration_since(begun), now.duration_since(asked));
                 let (own, all) = (seconds(own), seconds(all));

@@ -30,8 +30,9 @@ impl Worker {
         let grace = desired.grace();
         let mut input = self.input.clone();
         let hurried = async {
-            let shorter = input.wait_for(|desired| desired.must_end() && desired.grace() < grace).await;
-            if shorter.is_err() {
+            let is_shorter = |desired: &Desired| desired.must_end() && desired.grace() < grace;
+            let is_lost = input.wait_for(is_shorter).await.is_err();
+            if is_lost {
                 std::future::pending::<()>().await;
             }
         };

@@ -11,6 +11,8 @@ mod sandbox;
 pub(crate) mod stage;
 mod sync;
 
+pub(crate) use clean::pod_of_sandbox;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ use super::publish::Publisher;
 use super::status::phase::Phase;
 use super::status::{Failure, StatusInput, Waiting, plan_status};
 use crate::apiwatch::cache::PodObjects;
+use crate::event::Kind;
+use crate::logs::read::log_file;
 use crate::runtime::observe::observe_pod;
 use crate::shared::Shared;
 use crate::token::PodTokens;
@@ -153,9 +157,18 @@ impl Worker {
         }
     }
 
+    /// Tells of what was found wrong with the Pod's record at start.
+    fn tell_findings(&self) {
+        let pod = self.input.borrow().pod.clone();
+        for (_, message) in self.shared.findings.iter().filter(|(uid, _)| *uid == self.uid) {
+            self.shared.events.pod(&pod, Kind::Warning, "UserNamespaceRecord", message.clone());
+        }
+    }
+
     /// Works until nothing of the Pod is left, or the node agent stops.
     pub(crate) async fn run(mut self) {
         let shutdown = self.shared.shutdown.clone();
+        self.tell_findings();
         shutdown
             .run_until_cancelled(async {
                 loop {
@@ -181,6 +194,7 @@ impl Worker {
                 return Some(self.retry());
             }
         };
+        self.track_logs(&desired.pod, &observed);
         let facts = self.facts(&desired, &observed);
         let (stage, action) = step(self.stage, facts);
         if stage != self.stage {
@@ -200,6 +214,19 @@ impl Worker {
             Action::Finish => return None,
         };
         Some(next)
+    }
+
+    /// Logs of running containers are watched for rotation, others not any more.
+    fn track_logs(&self, pod: &Pod, observed: &Observed) {
+        let logs = self.shared.places.pod_logs(pod);
+        for record in &observed.containers {
+            let log = log_file(&logs, &record.name, record.restart_count);
+            if record.is_running() {
+                self.shared.rotator.track(log, &record.id);
+            } else {
+                self.shared.rotator.forget(&log);
+            }
+        }
     }
 
     fn facts(&self, desired: &Desired, observed: &Observed) -> Facts {

@@ -1,0 +1,72 @@
+//! What the node agent is started with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::NodeAddress;
+use kube::Client;
+use tonic::transport::Channel;
+
+use crate::clock::Clock;
+use crate::env::ApiService;
+use crate::idspace::IdSpaceConfig;
+use crate::logs::rotate::LogLimits;
+use crate::pod::dns::ClusterDns;
+use crate::server::auth::ServerTls;
+use crate::volume::setup::VolumeProbe;
+
+/// Everything that [`run`](crate::run) needs.
+pub struct KubeletConfig {
+    /// The API, as this node's identity.
+    pub client: Client,
+    /// The container runtime, both CRI services.
+    pub cri: Channel,
+    /// The node's name in the API.
+    pub node_name: String,
+    /// Addresses for the node's status; the first `InternalIP` is the Pods' host IP.
+    pub addresses: Vec<NodeAddress>,
+    /// Further labels of the node, e.g. `node-role.kubernetes.io/control-plane`.
+    pub labels: BTreeMap<String, String>,
+    /// The Pod network's range for the node's spec.
+    pub pod_cidr: Option<String>,
+    /// Pods that this node runs at most.
+    pub max_pods: u32,
+    /// The version that the node reports, `v1.36.…`.
+    pub kubelet_version: String,
+    /// Usually `/var/lib/kubelet`.
+    pub kubelet_dir: PathBuf,
+    /// Usually `/var/log/pods`.
+    pub pod_logs_dir: PathBuf,
+    /// The instance's cgroup, e.g. `/kakoi`.
+    pub cgroup_root: String,
+    /// Where the HTTPS server listens; port 0 picks one.
+    pub listen: SocketAddr,
+    /// The HTTPS server's certificates.
+    pub tls: ServerTls,
+    /// Where Pods reach the API.
+    pub api_service: ApiService,
+    /// The cluster's DNS; without servers Pods get the node's.
+    pub cluster_dns: ClusterDns,
+    /// The node's resolver file, usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// The gate `UserNamespacesSupport`.
+    pub is_userns_on: bool,
+    /// Use the runtime's seccomp profile where a container names none.
+    pub is_seccomp_default: bool,
+    /// The ID space.
+    pub ids: IdSpaceConfig,
+    /// Asks the kernel for ID-mapped mounts.
+    pub probe: Arc<dyn VolumeProbe>,
+    /// When logs are rotated.
+    pub log_limits: LogLimits,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl std::fmt::Debug for KubeletConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubeletConfig").field("node_name", &self.node_name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! What the node's status says of the machine: sizes, names, versions, and how much of it is free.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::quantity::Amounts;
+
+/// Memory that Pods cannot have: as upstream's default hard eviction threshold.
+const MEMORY_RESERVE: u64 = 100 << 20;
+
+/// Facts that do not change while the machine runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) cpus: usize,
+    /// Bytes.
+    pub(crate) memory: u64,
+    /// Bytes of the filesystem that holds the kubelet's directory.
+    pub(crate) disk: u64,
+    pub(crate) machine_id: String,
+    pub(crate) system_uuid: String,
+    pub(crate) boot_id: String,
+    pub(crate) kernel: String,
+    pub(crate) os_image: String,
+}
+
+/// What may run short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pressure {
+    pub(crate) memory: bool,
+    pub(crate) disk: bool,
+    pub(crate) pids: bool,
+}
+
+fn first_line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().trim().to_owned()
+}
+
+impl Machine {
+    /// Reads the machine's files; `kubelet_dir` tells which filesystem counts.
+    pub(crate) fn read(kubelet_dir: &Path) -> Self {
+        let machine_id = first_line("/etc/machine-id");
+        let uuid = first_line("/sys/class/dmi/id/product_uuid");
+        let uname = rustix::system::uname();
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: meminfo("MemTotal").unwrap_or_default(),
+            disk: disk(kubelet_dir).map_or(0, |(total, _)| total),
+            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid.to_lowercase() },
+            machine_id,
+            boot_id: first_line("/proc/sys/kernel/random/boot_id"),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        }
+    }
+
+    /// What the node has.
+    pub(crate) fn capacity(&self, max_pods: u32) -> Amounts {
+        let kibibytes = |bytes: u64| format!("{}Ki", bytes / 1024);
+        amounts([
+            ("cpu", self.cpus.to_string()),
+            ("memory", kibibytes(self.memory)),
+            ("ephemeral-storage", kibibytes(self.disk)),
+            ("pods", max_pods.to_string()),
+        ])
+    }
+
+    /// What Pods can have of it.
+    pub(crate) fn allocatable(&self, max_pods: u32) -> Amounts {
+        amounts([
+            ("cpu", self.cpus.to_string()),
+            ("memory", format!("{}Ki", self.memory.saturating_sub(MEMORY_RESERVE) / 1024)),
+            ("ephemeral-storage", (self.disk / 10 * 9).to_string()),
+            ("pods", max_pods.to_string()),
+        ])
+    }
+}
+
+fn amounts<const N: usize>(pairs: [(&str, String); N]) -> Amounts {
+    pairs.into_iter().map(|(name, text)| (name.to_owned(), Quantity(text))).collect::<BTreeMap<_, _>>()
+}
+
+/// What runs short now, by upstream's default eviction thresholds.
+pub(crate) fn read_pressure(kubelet_dir: &Path) -> Pressure {
+    let free_memory = meminfo("MemAvailable").unwrap_or(u64::MAX);
+    let short_of_disk = disk(kubelet_dir).is_some_and(|(total, free)| free < total / 10);
+    let number = |path| first_line(path).parse::<u64>().ok();
+    let limit = number("/proc/sys/kernel/pid_max").zip(number("/proc/sys/kernel/threads-max"));
+    let tasks =
+        first_line("/proc/loadavg").split(' ').nth(3).and_then(|pair| pair.split('/').nth(1)?.parse().ok());
+    let short_of_pids =
+        limit.zip(tasks).is_some_and(|((pids, threads), tasks): (_, u64)| tasks > pids.min(threads) / 10 * 9);
+    Pressure { memory: free_memory < MEMORY_RESERVE, disk: short_of_disk, pids: short_of_pids }
+}
+
+/// A line of `/proc/meminfo` in bytes.
+fn meminfo(name: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// `(total, free for everybody)` bytes of the filesystem at or above `path`.
+fn disk(path: &Path) -> Option<(u64, u64)> {
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let found = rustix::fs::statvfs(existing).ok()?;
+    Some((found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize))
+}
+
+fn os_image(os_release: &str) -> String {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    value.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+/// Go's name of this processor architecture, as images and labels use it.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_can_be_read() {
+        let machine = Machine::read(Path::new("/nonexistent/below"));
+        assert!(machine.cpus > 0 && machine.memory > 0 && machine.disk > 0);
+        assert!(!machine.kernel.is_empty() && !machine.boot_id.is_empty());
+        assert_eq!(
+            os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
+    }
+
+    #[test]
+    fn pods_get_less_than_there_is() {
+        let machine = Machine { cpus: 2, memory: 1 << 30, disk: 10 << 30, ..Machine::default() };
+        assert_eq!(machine.capacity(110)["memory"].0, "1048576Ki");
+        assert_eq!(machine.allocatable(110)["memory"].0, "946176Ki");
+        assert_eq!(machine.allocatable(110)["pods"].0, "110");
+    }
+}

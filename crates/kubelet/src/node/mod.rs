@@ -1,0 +1,184 @@
+//! The node in the API: registered at start, its status when something changes, its lease as a heartbeat.
+
+pub(crate) mod lease;
+pub(crate) mod machine;
+pub(crate) mod runtime_info;
+pub(crate) mod status;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Error};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::Kind;
+use crate::shared::Shared;
+use machine::{Machine, read_pressure};
+use status::{NodeInput, plan_labels, plan_node, plan_status};
+
+/// How often the status is sent although nothing seems to have changed, as upstream's report frequency.
+const REPORT: Duration = Duration::from_secs(300);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What the configuration says of the node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSettings {
+    pub(crate) addresses: Vec<NodeAddress>,
+    pub(crate) port: u16,
+    pub(crate) kubelet_version: String,
+    pub(crate) max_pods: u32,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) pod_cidr: Option<String>,
+    pub(crate) kubelet_dir: PathBuf,
+    pub(crate) machine: Machine,
+}
+
+/// Registers the node and keeps its status and lease until `shutdown`.
+pub(crate) async fn run_node(shared: Arc<Shared>, settings: NodeSettings, shutdown: CancellationToken) {
+    let reporter = Reporter { api: Api::all(shared.client.clone()), shared: Arc::clone(&shared), settings };
+    let registered = retry(&shutdown, "register the node", || reporter.register()).await;
+    let Some(node) = registered else { return };
+    shared.events.node(Kind::Normal, "Starting", "Starting kubelet.");
+    let leases =
+        lease::renew_leases(shared.client.clone(), node.clone(), shared.clock.clone(), shutdown.clone());
+    tokio::join!(leases, reporter.report(node, &shutdown));
+}
+
+/// Tries until it works; `None` at shutdown.
+async fn retry<T, F: Future<Output = Result<T, Error>>>(
+    shutdown: &CancellationToken,
+    what: &str,
+    action: impl Fn() -> F,
+) -> Option<T> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match shutdown.run_until_cancelled(action()).await? {
+            Ok(done) => return Some(done),
+            Err(error) => tracing::warn!(%error, ?wait, "cannot {what}; it is tried again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await?;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+struct Reporter {
+    api: Api<Node>,
+    shared: Arc<Shared>,
+    settings: NodeSettings,
+}
+
+impl Reporter {
+    /// Creates the node's object, or brings the labels of the one that is there up to date.
+    async fn register(&self) -> Result<Node, Error> {
+        let images = self.images().await;
+        let runtime = self.shared.runtime.borrow().clone();
+        let input = self.input(&runtime, &images, &[]);
+        match self.api.create(&PostParams::default(), &plan_node(input)).await {
+            Err(Error::Api(status)) if status.code == 409 => {
+                let patch = json!({"metadata": {"labels": plan_labels(input)}});
+                let node = self
+                    .api
+                    .patch(&self.shared.node_name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await?;
+                self.send(&node).await
+            }
+            other => other,
+        }
+    }
+
+    /// Sends the status at each change of the runtime's, and now and then.
+    async fn report(&self, mut node: Node, shutdown: &CancellationToken) {
+        let mut runtime = self.shared.runtime.clone();
+        let mut pulls = self.shared.puller.pulls();
+        let mut was_ready = is_ready(&node);
+        // What was sent at registration may be older than what the runtime has said since.
+        let mut is_due = true;
+        loop {
+            if is_due {
+                let Some(sent) = retry(shutdown, "send the node's status", || self.send(&node)).await else {
+                    return;
+                };
+                node = sent;
+                self.tell_change(was_ready, is_ready(&node));
+                was_ready = is_ready(&node);
+            }
+            let changed = tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = runtime.changed() => changed,
+                changed = pulls.changed() => changed,
+                () = tokio::time::sleep(REPORT) => Ok(()),
+            };
+            if changed.is_err() {
+                shutdown.cancelled().await;
+            }
+            is_due = true;
+        }
+    }
+
+    fn tell_change(&self, was_ready: bool, is_ready: bool) {
+        let name = &self.shared.node_name;
+        match (was_ready, is_ready) {
+            (false, true) => {
+                self.shared.events.node(
+                    Kind::Normal,
+                    "NodeReady",
+                    format!("Node {name} status is now: NodeReady"),
+                );
+            }
+            (true, false) => {
+                let text = format!("Node {name} status is now: NodeNotReady");
+                self.shared.events.node(Kind::Normal, "NodeNotReady", text);
+            }
+            _ => {}
+        }
+    }
+
+    async fn send(&self, node: &Node) -> Result<Node, Error> {
+        let images = self.images().await;
+        let runtime = self.shared.runtime.borrow().clone();
+        let before = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let status = plan_status(self.input(&runtime, &images, &before));
+        let patch = json!({"status": status});
+        self.api.patch_status(&self.shared.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    }
+
+    async fn images(&self) -> Vec<cri::v1::Image> {
+        let listed = self.shared.cri.list_images(cri::v1::ListImagesRequest::default()).await;
+        listed.map(|listed| listed.images).unwrap_or_default()
+    }
+
+    fn input<'a>(
+        &'a self,
+        runtime: &'a crate::shared::RuntimeInfo,
+        images: &'a [cri::v1::Image],
+        before: &'a [k8s_openapi::api::core::v1::NodeCondition],
+    ) -> NodeInput<'a> {
+        let settings = &self.settings;
+        NodeInput {
+            name: &self.shared.node_name,
+            addresses: &settings.addresses,
+            port: settings.port,
+            kubelet_version: &settings.kubelet_version,
+            max_pods: settings.max_pods,
+            labels: &settings.labels,
+            pod_cidr: settings.pod_cidr.as_deref(),
+            machine: &settings.machine,
+            pressure: read_pressure(&settings.kubelet_dir),
+            runtime,
+            images,
+            before,
+            now: self.shared.clock.now(),
+        }
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,268 @@
+//! Starts the node agent's parts in their order, and ends them together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::v1;
+use k8s_openapi::api::core::v1::NodeAddress;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use userns::{Finding, LiveSandbox};
+
+use crate::apiwatch::cache::ObjectCache;
+use crate::cgroup::find_hierarchies;
+use crate::config::KubeletConfig;
+use crate::event::Recorder;
+use crate::idspace::{IdSpace, OpenError, host_ranges};
+use crate::logs::rotate::Rotator;
+use crate::metrics::Metrics;
+use crate::node::machine::Machine;
+use crate::node::runtime_info::{ask, follow_runtime};
+use crate::node::{NodeSettings, run_node};
+use crate::places::Places;
+use crate::pod::image::Puller;
+use crate::pod::security::NodeSecurity;
+use crate::pods::run_pods;
+use crate::registry::Registry;
+use crate::runtime::event::follow_events;
+use crate::runtime::observe::EndedContainers;
+use crate::runtime::{Cri, CriError};
+use crate::server::Server;
+use crate::server::auth::{TlsError, server_config};
+use crate::shared::{RuntimeInfo, Shared};
+use crate::uid::PodUid;
+
+/// Why the node agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The ID space cannot be opened.
+    #[error("open the ID space: {0}")]
+    Ids(#[from] OpenError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The HTTPS server cannot listen.
+    #[error("listen on {address} for the kubelet's HTTPS server: {source}; is another kubelet running?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The kernel gives no inotify instance, or the mount table cannot be read.
+    #[error("prepare the kubelet: {0}")]
+    System(#[from] std::io::Error),
+    /// A part of the node agent broke off.
+    #[error("the kubelet's start broke off: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Runs the node agent until `shutdown`; running Pods go on. `ready` gets the HTTPS server's address once the parts run.
+///
+/// # Errors
+/// When the configuration or the machine does not let it start. Later failures are retried and logged.
+pub async fn run(
+    config: KubeletConfig,
+    ready: Option<oneshot::Sender<SocketAddr>>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let tls = server_config(&config.tls)?;
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+    let address = listener.local_addr()?;
+    let cri = Cri::new(config.cri.clone());
+    let Some((info, live)) = first_look(&cri, &shutdown).await else { return Ok(()) };
+    let ids_config = config.ids.clone();
+    let (ids, findings) = tokio::task::spawn_blocking(move || IdSpace::open(ids_config, &live)).await??;
+    let ids = Arc::new(ids);
+    let parts = Parts::new(config, cri, info, Arc::clone(&ids), &findings)?;
+    parts.run(listener, address, tls, ids, ready, shutdown).await;
+    Ok(())
+}
+
+/// What the runtime says of itself and which sandboxes it has; asked until it answers.
+async fn first_look(cri: &Cri, shutdown: &CancellationToken) -> Option<(RuntimeInfo, Vec<LiveSandbox>)> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let look = async { Ok::<_, CriError>((ask(cri).await?, live_sandboxes(cri).await?)) };
+        match shutdown.run_until_cancelled(look).await? {
+            Ok(seen) => return Some(seen),
+            Err(error) => tracing::warn!(%error, ?wait, "the runtime does not answer; it is asked again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await?;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Every sandbox with the host IDs that its processes really have.
+async fn live_sandboxes(cri: &Cri) -> Result<Vec<LiveSandbox>, CriError> {
+    let listed = cri.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
+    let mut live = Vec::new();
+    for item in listed.items {
+        let uid = item.metadata.as_ref().and_then(|metadata| PodUid::parse(&metadata.uid).ok());
+        let Some(pod) = uid else { continue };
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: item.id.clone(), verbose: true };
+        let status = match cri.pod_sandbox_status(request).await {
+            Err(error) if error.is_not_found() => continue,
+            other => other?,
+        };
+        live.push(LiveSandbox { pod, id: item.id, maps: maps(&status) });
+    }
+    Ok(live)
+}
+
+/// The ranges of the process that verbose status names, and those that the sandbox was asked to have.
+fn maps(status: &v1::PodSandboxStatusResponse) -> Vec<userns::IdRange> {
+    let pid = status.info.get("pid").cloned().or_else(|| {
+        let info: serde_json::Value = serde_json::from_str(status.info.get("info")?).ok()?;
+        info.get("pid").map(ToString::to_string)
+    });
+    let pid = pid.and_then(|pid| pid.trim().parse::<u32>().ok()).filter(|pid| *pid > 0);
+    let real = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok());
+    let real = real.map(|text| host_ranges(&text)).unwrap_or_default();
+    if !real.is_empty() {
+        return real;
+    }
+    let options = status.status.as_ref().and_then(|status| status.linux.as_ref());
+    let options = options.and_then(|linux| linux.namespaces.as_ref()?.options.as_ref());
+    let asked = options.and_then(|options| options.userns_options.as_ref());
+    let lines = asked.iter().flat_map(|asked| &asked.uids);
+    lines
+        .filter_map(|line| userns::IdRange::new(u64::from(line.host_id), u64::from(line.length)).ok())
+        .collect()
+}
+
+/// All parts, made but not running.
+struct Parts {
+    shared: Arc<Shared>,
+    runtime: watch::Sender<RuntimeInfo>,
+    rotator: Arc<Rotator>,
+    settings: NodeSettings,
+    events: futures::future::BoxFuture<'static, ()>,
+}
+
+impl Parts {
+    fn new(
+        config: KubeletConfig,
+        cri: Cri,
+        info: RuntimeInfo,
+        ids: Arc<IdSpace>,
+        findings: &[Finding],
+    ) -> Result<Self, RunError> {
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let (runtime, runtime_info) = watch::channel(info);
+        let clock = config.clock.clone();
+        let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
+        let machine = Machine::read(&config.kubelet_dir);
+        let rotator = Rotator::new(cri.clone(), clock.clone(), config.log_limits)?;
+        let shared = Arc::new(Shared {
+            objects: ObjectCache::new(config.client.clone(), tasks.clone(), stop.clone()),
+            puller: Puller::new(cri.clone(), clock.clone()),
+            client: config.client,
+            cri,
+            runtime: runtime_info,
+            clock,
+            places: Places::new(config.kubelet_dir.clone(), config.pod_logs_dir),
+            events: recorder,
+            findings: findings.iter().map(|finding| (finding.pod.clone(), finding.message.clone())).collect(),
+            ids,
+            is_userns_on: config.is_userns_on,
+            probe: config.probe,
+            ended: EndedContainers::default(),
+            metrics: Metrics::new(),
+            hierarchies: find_hierarchies(&std::fs::read_to_string("/proc/self/mountinfo")?),
+            cgroup_root: config.cgroup_root,
+            node_name: config.node_name,
+            host_ips: host_ips(&config.addresses),
+            api_service: config.api_service,
+            cluster_dns: config.cluster_dns,
+            resolv_conf: config.resolv_conf,
+            security: NodeSecurity {
+                is_seccomp_default: config.is_seccomp_default,
+                thermal_paths: thermal_paths(),
+            },
+            allocatable: machine.allocatable(config.max_pods),
+            memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
+            registry: Registry::default(),
+            rotator: Arc::clone(&rotator),
+            tasks,
+            shutdown: stop,
+        });
+        let settings = NodeSettings {
+            addresses: config.addresses,
+            port: 0,
+            kubelet_version: config.kubelet_version,
+            max_pods: config.max_pods,
+            labels: config.labels,
+            pod_cidr: config.pod_cidr,
+            kubelet_dir: config.kubelet_dir,
+            machine,
+        };
+        Ok(Self { shared, runtime, rotator, settings, events: Box::pin(events) })
+    }
+
+    async fn run(
+        mut self,
+        listener: TcpListener,
+        address: SocketAddr,
+        tls: rustls::ServerConfig,
+        ids: Arc<IdSpace>,
+        ready: Option<oneshot::Sender<SocketAddr>>,
+        shutdown: CancellationToken,
+    ) {
+        let shared = self.shared;
+        let stop = shared.shutdown.clone();
+        self.settings.port = address.port();
+        let events = {
+            let (events, stop) = (self.events, stop.clone());
+            async move {
+                stop.run_until_cancelled(events).await;
+            }
+        };
+        let wakes = Arc::clone(&shared);
+        shared.tasks.spawn(events);
+        shared.tasks.spawn(follow_events(
+            shared.cri.clone(),
+            move |wake| wakes.registry.wake(&wake),
+            stop.clone(),
+        ));
+        shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
+        shared.tasks.spawn(self.rotator.run(stop.clone()));
+        shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));
+        let server = Arc::new(Server::new(Arc::clone(&shared), move || Some(ids.gauges())));
+        shared.tasks.spawn(server.run(listener, tls, stop.clone()));
+        let pods = tokio::spawn(run_pods(Arc::clone(&shared), stop.clone()));
+        if let Some(ready) = ready {
+            // Nobody may be waiting for it.
+            let _ = ready.send(address);
+        }
+        shutdown.cancelled().await;
+        stop.cancel();
+        if let Err(error) = pods.await {
+            tracing::error!(%error, "the Pods' owner broke off");
+        }
+        shared.tasks.close();
+        shared.tasks.wait().await;
+    }
+}
+
+fn host_ips(addresses: &[NodeAddress]) -> Vec<String> {
+    let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
+    internal.map(|address| address.address.clone()).collect()
+}
+
+/// Existing per-processor files that tell about throttling; they are masked in containers.
+fn thermal_paths() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.exists());
+    let mut paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
+    paths.sort();
+    paths
+}

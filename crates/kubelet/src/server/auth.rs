@@ -1,0 +1,98 @@
+//! Who may ask the node agent: holders of a certificate of the client CA in the group `system:masters`, and for
+//! health checks anybody.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
+
+/// The server's certificate and the CA of its clients, as PEM.
+#[derive(Clone)]
+pub struct ServerTls {
+    /// The certificate chain, the server's own first.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// The CA that signs clients' certificates.
+    pub client_ca: Vec<u8>,
+}
+
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+/// Why the server's certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file holds something else.
+    #[error("read the kubelet's {what}: {source}; it must be PEM")]
+    Pem {
+        /// Which one.
+        what: &'static str,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The certificate and its key do not fit, or the CA is unusable.
+    #[error("use the kubelet's certificates: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The CA is unusable.
+    #[error("use the kubelet's client CA: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    read.map_err(|source| TlsError::Pem { what, source })
+}
+
+/// The TLS configuration: clients may show a certificate of the CA.
+pub(crate) fn server_config(tls: &ServerTls) -> Result<rustls::ServerConfig, TlsError> {
+    let provider = Arc::new(default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&tls.client_ca, "client CA")? {
+        roots.add(certificate)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key)
+        .map_err(|source| TlsError::Pem { what: "private key", source })?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&tls.certificate, "certificate")?, key)?;
+    // Upgrades need HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A client, as its certificate names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+}
+
+impl Client {
+    /// The subject of a verified certificate: common name and organisations.
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let subject = parsed.subject();
+        let name = subject.iter_common_name().find_map(|name| name.as_str().ok())?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned));
+        Some(Self { name, groups: groups.collect() })
+    }
+
+    pub(crate) fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+}
