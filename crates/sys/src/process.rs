@@ -414,12 +414,25 @@ pub fn unshare(kinds: u64) -> io::Result<()> {
 /// # Errors
 /// The kernel's answer.
 pub fn sealed_program(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    use rustix::fs::MemfdFlags;
+    // Kernels before 6.3 do not know the flag; there every memfd can be executed.
+    sealed(name, bytes, MemfdFlags::EXEC).or_else(|_| sealed(name, bytes, MemfdFlags::empty()))
+}
+
+/// Bytes in a sealed memfd that can't be executed.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn sealed_data(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    use rustix::fs::MemfdFlags;
+    sealed(name, bytes, MemfdFlags::NOEXEC_SEAL).or_else(|_| sealed(name, bytes, MemfdFlags::empty()))
+}
+
+fn sealed(name: &CStr, bytes: &[u8], flags: rustix::fs::MemfdFlags) -> io::Result<OwnedFd> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = memfd_create(name, flags | MemfdFlags::EXEC).or_else(|_| memfd_create(name, flags))?;
+    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags)?;
     let mut file = std::fs::File::from(file);
     io::Write::write_all(&mut file, bytes)?;
-    let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    fcntl_add_seals(&file, all)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(file.into())
 }
