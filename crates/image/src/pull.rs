@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::config::ImageDocument;
@@ -502,14 +502,15 @@ impl Puller {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PullError> {
         let token = self.all_tasks.token();
-        let running = self.tasks.spawn_blocking(move || {
-            let done = work();
+        let (sender, receiver) = oneshot::channel();
+        // What nobody waits for any more is dropped in the thread, so that waiting for it is waiting for that too.
+        self.tasks.spawn_blocking(move || {
+            drop(sender.send(work()));
             drop(token);
-            done
         });
-        running.await.map_err(|error| PullError::Image {
+        receiver.await.map_err(|_| PullError::Image {
             reference: "image store".to_owned(),
-            reason: format!("a thread of it failed: {error}"),
+            reason: "a thread of it panicked; its log has the reason".to_owned(),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-use crate::support::{Image, Node, Tar, config, need_root};
+use crate::support::{Image, Node, Tar, config, need_root, reopen};
 
 /// Tells a child process of this test program what to do; its value is the node's directory.
 const PULL_AND_WAIT: &str = "KAKOI_TEST_PULL_FOREVER";
@@ -118,7 +118,7 @@ async fn a_kill_in_the_middle_leaves_a_store_that_opens() {
 
 /// Opens the store a kill left and checks that what it shows is whole and what it does not show is gone.
 async fn check(dir: &Path) {
-    let store = image::ImageStore::open(config(dir)).unwrap();
+    let store = reopen(dir);
     let count = |name: &str| std::fs::read_dir(dir.join("images").join(name)).unwrap().count();
     assert_eq!(count("tmp"), 0);
     for record in store.list() {
@@ -151,7 +151,7 @@ async fn damaged_records_and_lost_layers_only_cost_another_pull() {
     let record = format!("images/images/{}.json", damaged.id.replace(':', "-"));
     std::fs::write(dir.path().join(record), [0; 100]).unwrap();
     std::fs::create_dir_all(dir.path().join("images/layers/99/half")).unwrap();
-    let store = image::ImageStore::open(config(dir.path())).unwrap();
+    let store = reopen(dir.path());
     assert_eq!(store.list(), std::slice::from_ref(&kept));
     assert!(!dir.path().join("images/layers/99").exists());
     for name in ["lost", "damaged"] {

@@ -160,10 +160,14 @@ fn at_first(
     })
 }
 
-async fn pull_from(
-    behaviour: Behaviour,
-) -> (Node, Registry, Result<image::ImageRecord, Arc<image::PullError>>) {
-    let node = Node::new();
+type Pulled = (Node, Registry, Result<image::ImageRecord, Arc<image::PullError>>);
+
+async fn pull_from(behaviour: Behaviour) -> Pulled {
+    pull_within(crate::support::fast(), behaviour).await
+}
+
+async fn pull_within(network: NetworkConfig, behaviour: Behaviour) -> Pulled {
+    let node = Node::with(network);
     let registry = Registry::start(image(), behaviour).await;
     let pulled = node.store.pull(&registry.reference(), None, |_| {}).await;
     (node, registry, pulled)
@@ -262,7 +266,7 @@ async fn more_bytes_than_promised_are_not_taken() {
 async fn a_download_that_breaks_off_goes_on_where_it_broke() {
     let image = image();
     let blob = image.blobs[&image.layers[0]].clone();
-    let (_node, registry, pulled) = pull_from(at_first(
+    let faults = at_first(
         3,
         move |request| is_layer(request, &image),
         move |request| {
@@ -273,8 +277,8 @@ async fn a_download_that_breaks_off_goes_on_where_it_broke() {
             let answer = with(answer, http::header::CONTENT_RANGE, &said);
             if start == 0 { answer } else { partial(answer) }
         },
-    ))
-    .await;
+    );
+    let (_node, registry, pulled) = pull_within(crate::support::impatient(), faults).await;
     assert!(pulled.is_ok(), "{pulled:?}");
     assert_eq!(registry.asked("/blobs/"), 3 + 3, "{:?}", registry.log);
 }
@@ -317,7 +321,7 @@ async fn a_layer_that_always_ends_early_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_is_a_timeout_and_does_not_take_long() {
     let started = Instant::now();
-    let node = Node::new();
+    let node = Node::with(crate::support::impatient());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let holding = tokio::spawn(async move {

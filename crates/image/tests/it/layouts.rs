@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Image, Node, PLAIN, Tar, ZSTD, config, gzip, zstd};
+use crate::support::{Image, Node, PLAIN, Tar, ZSTD, config, gzip, reopen, zstd};
 
 fn two_layers() -> Vec<Vec<u8>> {
     let lower = Tar::new().dir("bin/", 0o755).file("bin/sh", "#!").dir("tmp/", 0o1777).finish();
@@ -74,7 +74,7 @@ async fn a_tag_moves_to_the_new_image_and_survives_a_reopening() {
     let before = node.store.list();
     let Node { dir, store } = node;
     drop(store);
-    let again = image::ImageStore::open(config(dir.path())).unwrap();
+    let again = reopen(dir.path());
     assert_eq!(again.list(), before);
     let second = image::ImageStore::open(config(dir.path())).unwrap_err();
     assert!(second.to_string().contains("in use by another process"), "{second}");

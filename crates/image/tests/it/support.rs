@@ -173,11 +173,16 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::with(fast())
+    }
+
+    pub(crate) fn with(network: image::NetworkConfig) -> Self {
         need_root();
         let dir = tempfile::tempdir().unwrap();
         let mirror = dir.path().join("mirror");
         std::fs::create_dir(&mirror).unwrap();
-        let node = Self { store: ImageStore::open(config(dir.path())).unwrap(), dir };
+        let settings = ImageStoreConfig { network, ..config(dir.path()) };
+        let node = Self { store: ImageStore::open(settings).unwrap(), dir };
         node.hosts("docker.io", &format!("server = \"oci:{}\"\n", mirror.display()));
         node
     }
@@ -223,13 +228,38 @@ pub(crate) fn config(dir: &Path) -> ImageStoreConfig {
     config
 }
 
-/// Limits for tests: nothing waits long.
+/// Limits for tests: long enough for a loaded machine.
 pub(crate) fn fast() -> image::NetworkConfig {
     use std::time::Duration;
     let mut network = image::NetworkConfig::direct();
-    network.connect_timeout = Duration::from_secs(5);
-    network.response_timeout = Duration::from_millis(700);
-    network.idle_timeout = Duration::from_millis(700);
+    network.connect_timeout = Duration::from_secs(10);
+    network.response_timeout = Duration::from_secs(10);
+    network.idle_timeout = Duration::from_secs(10);
     network.backoff = Duration::from_millis(5);
     network
+}
+
+/// Limits for tests of silence: each takes this long at least.
+pub(crate) fn impatient() -> image::NetworkConfig {
+    use std::time::Duration;
+    let mut network = fast();
+    network.connect_timeout = Duration::from_millis(400);
+    network.response_timeout = Duration::from_millis(400);
+    network.idle_timeout = Duration::from_millis(400);
+    network.retries = 8;
+    network
+}
+
+/// Opens a store that was closed a moment ago. A process that another test is just starting may hold the lock
+/// until its `execve`.
+pub(crate) fn reopen(dir: &Path) -> Arc<ImageStore> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        match ImageStore::open(config(dir)) {
+            Err(image::StoreError::InUse { .. }) if std::time::Instant::now() < deadline => {
+                std::thread::yield_now()
+            }
+            other => return other.unwrap(),
+        }
+    }
 }
