@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) table: Table,
     pub(crate) launcher: Launcher,
     pub(crate) cgroups: crate::cgroup::Cgroups,
+    /// Compiled seccomp profiles.
+    pub(crate) profiles: sys::seccomp::Profiles,
     pub(crate) features: Features,
     pub(crate) streaming: Streaming,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,

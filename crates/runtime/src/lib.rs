@@ -130,7 +130,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// Ends every Pod, as `kakoi down` does. All are tried.
+    /// Ends every Pod, as `kakoi down` does, and removes the instance's cgroup. All Pods are tried. The runtime can
+    /// make no more sandboxes after.
     ///
     /// # Errors
     /// The first of what went wrong.
@@ -143,6 +144,11 @@ impl Runtime {
                 tracing::error!(sandbox = sandbox.id, %error, "cannot end a Pod");
                 first.get_or_insert(error.to_string());
             }
+        }
+        if first.is_none()
+            && let Err(error) = self.core.cgroups.remove_instance()
+        {
+            first = Some(error.to_string());
         }
         first.map_or(Ok(()), |error| Err(StopError(error)))
     }
@@ -180,6 +186,7 @@ fn prepare(
         table: Table::default(),
         launcher,
         cgroups,
+        profiles: sys::seccomp::Profiles::new(),
         features,
         streaming,
         events: Core::event_channel(),

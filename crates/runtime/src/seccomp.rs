@@ -1,4 +1,4 @@
-//! Seccomp programs, compiled once for each profile and kept as sealed memory files.
+//! Seccomp programs, compiled once for each set of capabilities and passed on as memory files.
 
 use std::os::fd::OwnedFd;
 
@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 
 /// The compiled program of a profile.
 pub(crate) fn program(core: &Core, profile: &Seccomp) -> Result<OwnedFd> {
-    let _ = (core, profile);
-    Err(Error::Unsupported("seccomp".to_owned()))
+    let Seccomp::Default { capabilities } = profile;
+    let compiled = core.profiles.runtime_default(*capabilities).and_then(|program| program.try_clone());
+    compiled.map_err(|error| Error::failed("compile the seccomp profile", error))
 }

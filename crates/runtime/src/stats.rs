@@ -9,7 +9,8 @@ use cri::v1::{
     PodSandboxStatsFilter, ProcessUsage, UInt64Value,
 };
 
-use crate::cgroup::Usage;
+use sys::cgroup::Stats;
+
 use crate::container::{apply, cgroup_path};
 use crate::core::{Core, blocking, now};
 use crate::error::Result;
@@ -66,7 +67,7 @@ pub(crate) async fn sandboxes(
 fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
     let sandbox = core.table.sandbox(&container.sandbox)?;
     let record = container.record();
-    let usage = core.cgroups.usage(&cgroup_path(core, &sandbox.record(), &container.id)).unwrap_or_default();
+    let usage = core.cgroups.stats(&cgroup_path(core, &sandbox.record(), &container.id));
     let layer = container.directory().join(apply::UPPER);
     let (bytes, inodes) = disk_usage(&layer);
     Ok(ContainerStats {
@@ -81,8 +82,8 @@ fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
         writable_layer: Some(FilesystemUsage {
             timestamp: now(),
             fs_id: Some(FilesystemIdentifier { mountpoint: layer.to_string_lossy().into_owned() }),
-            used_bytes: value(bytes),
-            inodes_used: value(inodes),
+            used_bytes: Some(value(bytes)),
+            inodes_used: Some(value(inodes)),
         }),
         swap: None,
         io: None,
@@ -91,7 +92,7 @@ fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
 
 fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
     let record = sandbox.record();
-    let usage = core.cgroups.usage(&core.cgroups.parent_of(&record)).unwrap_or_default();
+    let usage = core.cgroups.stats(&core.cgroups.parent_of(&record));
     let running =
         core.table.containers_of(&sandbox.id).into_iter().filter(|container| container.is_running());
     let containers = running.map(|container| measure(core, &container)).collect::<Result<_>>()?;
@@ -99,7 +100,7 @@ fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
         cpu: Some(cpu(&usage)),
         memory: Some(memory(&usage)),
         network: None,
-        process: Some(ProcessUsage { timestamp: now(), process_count: value(usage.processes) }),
+        process: Some(ProcessUsage { timestamp: now(), process_count: usage.pids.map(value) }),
         containers,
         io: None,
     };
@@ -115,31 +116,31 @@ fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the messages' fields are optional")]
-fn value(value: u64) -> Option<UInt64Value> {
-    Some(UInt64Value { value })
-}
-
-fn cpu(usage: &Usage) -> CpuUsage {
+fn cpu(stats: &Stats) -> CpuUsage {
     CpuUsage {
         timestamp: now(),
-        usage_core_nano_seconds: value(usage.cpu_nanoseconds),
+        usage_core_nano_seconds: stats.cpu_nanoseconds.map(value),
         ..CpuUsage::default()
     }
 }
 
-fn memory(usage: &Usage) -> MemoryUsage {
-    let available = usage.memory_limit.map(|limit| limit.saturating_sub(usage.memory_working_set));
+fn memory(stats: &Stats) -> MemoryUsage {
+    let working_set = stats.memory_working_set;
+    let available = stats.memory_limit.zip(working_set).map(|(limit, used)| limit.saturating_sub(used));
     MemoryUsage {
         timestamp: now(),
-        working_set_bytes: value(usage.memory_working_set),
-        available_bytes: available.map(|value| UInt64Value { value }),
-        usage_bytes: value(usage.memory),
-        rss_bytes: value(usage.memory_anonymous),
-        page_faults: value(usage.page_faults),
-        major_page_faults: value(usage.major_page_faults),
+        working_set_bytes: working_set.map(value),
+        available_bytes: available.map(value),
+        usage_bytes: stats.memory_usage.map(value),
+        rss_bytes: stats.memory_rss.map(value),
+        page_faults: stats.page_faults.map(value),
+        major_page_faults: stats.major_page_faults.map(value),
         psi: None,
     }
+}
+
+fn value(value: u64) -> UInt64Value {
+    UInt64Value { value }
 }
 
 /// Bytes (in whole blocks) and files below a directory, without following links. What vanishes meanwhile is left out.

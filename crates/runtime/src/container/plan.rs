@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use cri::v1::security_profile::ProfileType;
-use cri::v1::{LinuxContainerSecurityContext, Mount, MountPropagation, NamespaceMode, SecurityProfile};
+use cri::v1::{LinuxContainerSecurityContext, Mount, MountPropagation, NamespaceMode};
 use shim::protocol::{
     CapabilityPlan, CgroupFds, ContainerPlan, DevicePlan, FdIndex, MountPlan, MountSource, ProcessPlan,
     Stdin, default_mounts,
@@ -66,8 +66,6 @@ pub(crate) enum Propagation {
 pub(crate) enum Seccomp {
     /// Ours, for these capabilities (bit mask).
     Default { capabilities: u64 },
-    /// An OCI profile in JSON on the node.
-    File(PathBuf),
 }
 
 /// What the planner has to know besides the records.
@@ -100,6 +98,7 @@ pub(crate) fn check(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result
     mapping::check_container(security.namespace_options.as_ref(), sandbox.ids)?;
     command(record)?;
     capabilities(&security)?;
+    seccomp(&security)?;
     for mount in &record.config.mounts {
         check_mount(mount, sandbox)?;
     }
@@ -283,22 +282,14 @@ fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Option<Seccomp>> 
         Ok(ProfileType::RuntimeDefault) => {
             Ok(Some(Seccomp::Default { capabilities: capabilities(security)?.bounding }))
         }
-        Ok(ProfileType::Localhost) => local_profile(profile).map(Some),
+        Ok(ProfileType::Localhost) => Err(Error::Unsupported(format!(
+            "the seccomp profile {:?} can't be applied: this runtime has RuntimeDefault and Unconfined only",
+            profile.localhost_ref
+        ))),
         Err(_) => {
             Err(Error::Invalid(format!("the seccomp profile type {} is unknown", profile.profile_type)))
         }
     }
-}
-
-fn local_profile(profile: &SecurityProfile) -> Result<Seccomp> {
-    let path = PathBuf::from(&profile.localhost_ref);
-    if path.is_absolute() {
-        return Ok(Seccomp::File(path));
-    }
-    Err(Error::Invalid(format!(
-        "the seccomp profile {:?} is not an absolute path on the node",
-        profile.localhost_ref
-    )))
 }
 
 fn check_mount(mount: &Mount, sandbox: &SandboxRecord) -> Result<()> {

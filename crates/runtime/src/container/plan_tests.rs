@@ -2,7 +2,7 @@
 
 use cri::v1::{
     ContainerConfig, IdMapping, LinuxContainerConfig, LinuxContainerResources, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceOption, PodSandboxConfig, UserNamespace,
+    LinuxSandboxSecurityContext, NamespaceOption, PodSandboxConfig, SecurityProfile, UserNamespace,
 };
 use image::ImageConfig;
 

@@ -1,0 +1,222 @@
+//! Control groups of shims and containers, and CRI's resources as their limits.
+//!
+//! Pods' own groups, above those of their containers, belong to the kubelet; they are made here only where they are
+//! missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::v1::LinuxContainerResources;
+use sys::cgroup::{DeviceRule, Directories, HugePages, Layout, Limits, Stats};
+
+use crate::container::device::Devices;
+use crate::error::{Error, Result};
+use crate::record::SandboxRecord;
+
+/// Below the instance's group: where shims are. A leaf, since v2 allows no processes beside groups with limits.
+const SHIMS: &str = "shims";
+
+/// How long killed processes may take to leave their group.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The machine's hierarchies and the instance's group in them.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroups {
+    layout: Arc<Layout>,
+    parent: String,
+    shims: Arc<Directories>,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies and makes the shims' group.
+    pub(crate) fn open(parent: &str) -> Result<Self> {
+        let layout = Layout::detect().map_err(|error| Error::failed("find the cgroup hierarchies", error))?;
+        let parent = parent.trim_end_matches('/').to_owned();
+        let shims = make(&layout, &format!("{parent}/{SHIMS}"), &Limits::default())?;
+        Ok(Self { layout: Arc::new(layout), parent, shims: Arc::new(shims) })
+    }
+
+    /// The group that shims are born in.
+    pub(crate) fn of_shims(&self) -> &Directories {
+        &self.shims
+    }
+
+    /// The group above a sandbox's containers: the kubelet's for the Pod, else one of the sandbox's own.
+    pub(crate) fn parent_of(&self, sandbox: &SandboxRecord) -> String {
+        match crate::sandbox::plan::cgroup_parent(&sandbox.config).trim_end_matches('/') {
+            "" => format!("{}/sandboxes/{}", self.parent, sandbox.id),
+            asked if asked.starts_with('/') => asked.to_owned(),
+            asked => format!("/{asked}"),
+        }
+    }
+
+    /// Makes a container's group with its limits.
+    pub(crate) fn make(
+        &self,
+        group: &str,
+        resources: &LinuxContainerResources,
+        devices: &Devices,
+    ) -> Result<Directories> {
+        make(&self.layout, group, &plan_limits(resources, Some(devices)))
+    }
+
+    /// Changes a container's limits.
+    pub(crate) fn update(&self, group: &str, resources: &LinuxContainerResources) -> Result<()> {
+        let plan = sys::cgroup::plan_update(&self.layout, group, &plan_limits(resources, None));
+        sys::cgroup::apply(&plan).map_err(|error| Error::failed("change the container's limits", error))
+    }
+
+    /// Opens a group that exists.
+    pub(crate) fn open_group(&self, group: &str) -> Result<Directories> {
+        open(&self.layout, group)
+    }
+
+    /// Ends every process of a group with SIGKILL. A group that is absent has none.
+    pub(crate) fn kill(&self, group: &str) -> Result<()> {
+        sys::cgroup::kill(&self.layout, group)
+            .map_err(|error| Error::failed(format!("end the processes of {group}"), error))
+    }
+
+    /// Removes a group and those below it, in every hierarchy.
+    pub(crate) fn remove(&self, group: &str) -> Result<()> {
+        sys::cgroup::remove(&self.layout, group, PATIENCE)
+            .map_err(|error| Error::failed("remove the container's cgroup", error))
+    }
+
+    /// Removes the group above a sandbox's containers where it is empty: the sandbox's own, or a Pod's that nobody
+    /// else removes.
+    pub(crate) fn remove_own_parent(&self, sandbox: &SandboxRecord) {
+        for directory in self.layout.directories(&self.parent_of(sandbox)) {
+            // Not empty, or the kubelet was first: both are right.
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+
+    /// Removes the instance's group with all below it, when no Pod is left.
+    pub(crate) fn remove_instance(&self) -> Result<()> {
+        sys::cgroup::remove(&self.layout, &self.parent, PATIENCE)
+            .map_err(|error| Error::failed("remove the instance's cgroup", error))
+    }
+
+    /// What a group has used.
+    pub(crate) fn stats(&self, group: &str) -> Stats {
+        sys::cgroup::stats(&self.layout, group)
+    }
+}
+
+fn make(layout: &Layout, group: &str, limits: &Limits) -> Result<Directories> {
+    let plan = sys::cgroup::plan_create(layout, group, limits);
+    sys::cgroup::apply(&plan).map_err(|error| Error::failed(format!("make the cgroup {group}"), error))?;
+    open(layout, group)
+}
+
+fn open(layout: &Layout, group: &str) -> Result<Directories> {
+    sys::cgroup::open(layout, group).map_err(|error| Error::failed(format!("open the cgroup {group}"), error))
+}
+
+/// CRI's resources as limits; 0 and empty leave what is. `devices: None` leaves the device rules too.
+fn plan_limits(resources: &LinuxContainerResources, devices: Option<&Devices>) -> Limits {
+    let set = |value: i64| Some(value).filter(|value| *value != 0);
+    let text = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let mut unified = resources.unified.clone();
+    let pids =
+        unified.remove("pids.max").and_then(|max| if max == "max" { Some(-1) } else { max.parse().ok() });
+    let oom_group = unified.remove("memory.oom.group").map(|together| together == "1");
+    Limits {
+        memory: set(resources.memory_limit_in_bytes),
+        memory_and_swap: set(resources.memory_swap_limit_in_bytes),
+        cpu_shares: positive(resources.cpu_shares),
+        cpu_quota: set(resources.cpu_quota),
+        cpu_period: positive(resources.cpu_period),
+        cpus: text(&resources.cpuset_cpus),
+        memory_nodes: text(&resources.cpuset_mems),
+        pids,
+        huge_pages: resources
+            .hugepage_limits
+            .iter()
+            .map(|huge| HugePages { page_size: huge.page_size.clone(), limit: huge.limit })
+            .collect(),
+        oom_group,
+        devices: devices.map(rules),
+        unified,
+    }
+}
+
+fn rules(devices: &Devices) -> Vec<DeviceRule> {
+    if devices.allows_all {
+        return vec![DeviceRule::ALL];
+    }
+    let rule = |(node, permissions): (&shim::protocol::DevicePlan, &String)| {
+        let make = if node.is_block { DeviceRule::block } else { DeviceRule::character };
+        make(node.major, node.minor, access(permissions))
+    };
+    devices.nodes.iter().zip(&devices.permissions).map(rule).collect()
+}
+
+/// The letters in the order and of the lifetime that rules want.
+fn access(permissions: &str) -> &'static str {
+    let has = |letter| permissions.contains(letter);
+    match (has('r'), has('w'), has('m')) {
+        (true, true, true) => "rwm",
+        (true, true, false) => "rw",
+        (true, false, true) => "rm",
+        (true, false, false) => "r",
+        (false, true, true) => "wm",
+        (false, true, false) => "w",
+        (false, false, true) => "m",
+        (false, false, false) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_is_no_limit() {
+        assert_eq!(plan_limits(&LinuxContainerResources::default(), None), Limits::default());
+    }
+
+    #[test]
+    fn what_is_set_becomes_a_limit() {
+        let unified = [("memory.oom.group", "1"), ("pids.max", "9"), ("memory.high", "5")];
+        let resources = LinuxContainerResources {
+            cpu_quota: -1,
+            cpu_shares: 512,
+            memory_limit_in_bytes: 64 << 20,
+            cpuset_cpus: "0".into(),
+            unified: unified.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..LinuxContainerResources::default()
+        };
+        let expected = Limits {
+            memory: Some(64 << 20),
+            cpu_shares: Some(512),
+            cpu_quota: Some(-1),
+            cpus: Some("0".into()),
+            pids: Some(9),
+            oom_group: Some(true),
+            unified: BTreeMap::from([("memory.high".into(), "5".into())]),
+            ..Limits::default()
+        };
+        assert_eq!(plan_limits(&resources, None), expected);
+    }
+
+    #[test]
+    fn given_devices_are_allowed_as_they_are_given() {
+        let node = shim::protocol::DevicePlan {
+            path: "/dev/fuse".into(),
+            is_block: false,
+            major: 10,
+            minor: 229,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        let devices = Devices { nodes: vec![node], permissions: vec!["wr".into()], allows_all: false };
+        assert_eq!(rules(&devices), [DeviceRule::character(10, 229, "rw")]);
+        assert_eq!(rules(&Devices { allows_all: true, ..Devices::default() }), [DeviceRule::ALL]);
+    }
+}
