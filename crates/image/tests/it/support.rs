@@ -257,7 +257,7 @@ pub(crate) fn reopen(dir: &Path) -> Arc<ImageStore> {
     loop {
         match ImageStore::open(config(dir)) {
             Err(image::StoreError::InUse { .. }) if std::time::Instant::now() < deadline => {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
             other => return other.unwrap(),
         }
