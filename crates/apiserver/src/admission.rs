@@ -13,6 +13,8 @@ use crate::write::Write;
 /// The namespaces that nobody may delete.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
+/// Where kubelets show that they live.
+const NODE_LEASES: &str = "kube-node-lease";
 /// How long a Pod's creation waits for the account `default` of a new namespace.
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -21,8 +23,25 @@ pub(crate) async fn create(write: &Write<'_>, object: &mut Value) -> Result<(), 
     if write.kind.namespaced {
         check_namespace(write, meta::text(object, "name"))?;
     }
-    if write.kind.kind == "Pod" {
-        return admit_pod(write, object).await;
+    match write.kind.kind {
+        "Pod" => admit_pod(write, object).await,
+        "Node" | "Lease" => check_own_name(write, meta::text(object, "name")),
+        _ => Ok(()),
+    }
+}
+
+/// A kubelet makes only its own Node and its own Lease.
+fn check_own_name(write: &Write<'_>, name: &str) -> Result<(), Status> {
+    let Some(node) = write.user.node_name() else { return Ok(()) };
+    if write.kind.kind == "Node" && name != node {
+        let why = format!("node \"{node}\" is not allowed to modify node \"{name}\"");
+        return Err(Status::forbidden(write.kind, name, &why));
+    }
+    if write.kind.kind == "Lease" && (name != node || write.info.namespace != NODE_LEASES) {
+        let why = format!(
+            "can only access lease with the same name as the requesting node, in the namespace {NODE_LEASES}"
+        );
+        return Err(Status::forbidden(write.kind, name, &why));
     }
     Ok(())
 }

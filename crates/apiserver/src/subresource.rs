@@ -126,6 +126,7 @@ pub(crate) fn request_token(write: &Write<'_>, media: MediaType, bytes: &Bytes) 
         Some(reference) => bound_object(write, reference)?,
         None => Bound::default(),
     };
+    check_node_token(write, bound.pod.as_ref())?;
     let now = write.now.as_second();
     let is_extended =
         bound.pod.is_some() && seconds == api::admission::TOKEN_SECONDS && audiences == server.audiences;
@@ -162,6 +163,22 @@ pub(crate) fn request_token(write: &Write<'_>, media: MediaType, bytes: &Bytes) 
         json!({"token": token, "expirationTimestamp": api::time::format_seconds(expires)}),
     );
     Ok(request)
+}
+
+/// A kubelet gets tokens for the Pods on its own node alone.
+fn check_node_token(write: &Write<'_>, pod: Option<&Reference>) -> Result<(), Status> {
+    let Some(node) = write.user.node_name() else { return Ok(()) };
+    let forbidden = |why: &str| Status::forbidden(write.kind, &write.info.name, why);
+    let pod = pod.ok_or_else(|| forbidden("node requested token not bound to a pod"))?;
+    let found = kind::find("", "v1", "pods")
+        .and_then(|kind| find_bound(write.server, kind, &write.info.namespace, &pod.name));
+    let is_own = found
+        .is_some_and(|found| found.value().pointer("/spec/nodeName").and_then(Value::as_str) == Some(node));
+    if is_own {
+        Ok(())
+    } else {
+        Err(forbidden("node requested token bound to a pod scheduled on a different node"))
+    }
 }
 
 fn check_lifetime(seconds: i64) -> Result<(), Status> {

@@ -264,7 +264,7 @@ impl<'a> Write<'a> {
         for _ in 0..TRIES {
             let current = self.current()?;
             let object = make(&view::value(self.kind, &current))?;
-            match self.put(&self.info.name, object, Expect::Revision(current.revision())).await {
+            match self.store_change(&current, object).await {
                 Ok(object) => return Ok(object),
                 Err(Put::Failed(status)) => return Err(status),
                 Err(Put::Conflict(_)) => {}
