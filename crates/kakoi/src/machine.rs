@@ -1,6 +1,8 @@
 //! What the machine is: the address that others reach it at, and the resolver that it uses.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 
 /// An address of the documentation range: asking the kernel for the way to it sends nothing.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 9);
@@ -10,4 +12,32 @@ pub(crate) fn address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(ELSEWHERE).ok()?;
     socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// systemd-resolved's list of real servers, where `/etc/resolv.conf` names its stub on the node's loopback, which
+/// Pods can't reach.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The resolver file whose servers Pods use.
+pub(crate) fn resolver() -> PathBuf {
+    let own = PathBuf::from("/etc/resolv.conf");
+    let is_stub = fs::read_to_string(&own).is_ok_and(|text| text.lines().any(names_stub));
+    if is_stub && fs::exists(RESOLVED).unwrap_or(false) { RESOLVED.into() } else { own }
+}
+
+fn names_stub(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    words.next() == Some("nameserver") && matches!(words.next(), Some("127.0.0.53" | "127.0.0.54"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stub_of_systemd_resolved_is_recognised() {
+        assert!(names_stub("nameserver 127.0.0.53"));
+        assert!(!names_stub("nameserver 192.0.2.53"));
+        assert!(!names_stub("# nameserver 127.0.0.53"));
+    }
 }

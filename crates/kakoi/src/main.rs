@@ -14,6 +14,7 @@ mod node;
 mod notify;
 mod output;
 mod places;
+mod roles;
 mod serve;
 mod signal;
 mod up;

@@ -2,13 +2,16 @@
 //! with its own identity, and the kubelet has the runtime's CRI.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
-use apiserver::{ApiServer, ApiServerConfig, Identity};
+use apiserver::{ApiServer, ApiServerConfig};
 use image::ImageStore;
+use kubelet::KubeletConfig;
 use network::PodNetwork;
 use runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cli;
 use crate::config::{Config, ConfigError};
@@ -16,6 +19,7 @@ use crate::instance::{self, LockError};
 use crate::node::{self, NodeError, SERVICE};
 use crate::notify::notify;
 use crate::places::Places;
+use crate::roles::{self, KubeletError};
 use crate::{machine, output, signal};
 
 /// Why a node can't run.
@@ -31,6 +35,8 @@ pub(crate) enum UpError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Cri(#[from] cri::BindError),
+    #[error(transparent)]
+    Kubelet(#[from] KubeletError),
     #[error("can't wait for signals: {0}")]
     Signals(#[from] std::io::Error),
 }
@@ -45,15 +51,23 @@ pub(crate) async fn up(places: &Places, command: &cli::Up) -> Result<(), UpError
     }
     let ended = signal::ended()?;
     let shutdown = CancellationToken::new();
-    let parts = Parts::start(places, &config, &shutdown).await?;
+    let (parts, kubelet) = Parts::start(places, &config, &shutdown).await?;
     output::note(format!("export KUBECONFIG={}", places.admin_kubeconfig().display()));
     notify("READY=1");
-    ended.await;
+    let mut kubelet = pin!(kubelet::run(kubelet, None, shutdown.clone()));
+    let early = tokio::select! {
+        () = ended => None,
+        result = &mut kubelet => Some(result),
+    };
     notify("STOPPING=1");
     tracing::info!("ending; the Pods run on");
     shutdown.cancel();
+    let result = match early {
+        Some(result) => result,
+        None => kubelet.await,
+    };
     parts.join().await;
-    Ok(())
+    Ok(result.map_err(KubeletError::from)?)
 }
 
 /// What runs.
@@ -62,10 +76,15 @@ struct Parts {
     api: ApiServer,
     images: Arc<ImageStore>,
     runtime: Runtime,
+    tasks: TaskTracker,
 }
 
 impl Parts {
-    async fn start(places: &Places, config: &Config, shutdown: &CancellationToken) -> Result<Self, UpError> {
+    async fn start(
+        places: &Places,
+        config: &Config,
+        shutdown: &CancellationToken,
+    ) -> Result<(Self, KubeletConfig), UpError> {
         let gateway = config.pod_cidr.gateway();
         let address = machine::address().unwrap_or(IpAddr::V4(gateway));
         let api = start_api(places, config, [address, IpAddr::V4(gateway)], shutdown).await?;
@@ -75,10 +94,15 @@ impl Parts {
             .await
             .map_err(NodeError::from)?;
         runtime.listen(&places.cri_socket()).await?;
-        Ok(Self { api, images, runtime })
+        let tasks = TaskTracker::new();
+        roles::start_controllers(&api, &tasks, shutdown);
+        let kubelet = roles::kubelet_config(places, config, address, (&api, &runtime))?;
+        Ok((Self { api, images, runtime, tasks }, kubelet))
     }
 
     async fn join(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
         self.runtime.shutdown().await;
         self.images.close().await;
         self.api.join().await;

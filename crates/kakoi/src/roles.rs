@@ -1,0 +1,118 @@
+//! The roles that are clients of the API: kubelet, scheduler and controllers, each with its own identity.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use api::feature::Feature;
+use apiserver::{ApiServer, Identity, PkiError};
+use controller::ControllerConfig;
+use k8s_openapi::api::core::v1::NodeAddress;
+use kube::Client;
+use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, VolumeProbe};
+use runtime::Runtime;
+use sys::mount::BindError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::node::SERVICE;
+use crate::places::Places;
+use crate::{ids, machine};
+
+/// The namespace of requests that name none.
+const NAMESPACE: &str = "default";
+
+/// A client of the API in this process.
+pub(crate) fn client(api: &ApiServer, identity: Identity) -> Client {
+    Client::new(api.service_for(identity), NAMESPACE)
+}
+
+/// Starts the scheduler and the controllers.
+pub(crate) fn start_controllers(api: &ApiServer, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    tasks.spawn(scheduler::run(client(api, Identity::scheduler()), shutdown.clone()));
+    let config = ControllerConfig::new(api.ca_pem());
+    tasks.spawn(controller::run(client(api, Identity::controller_manager()), config, shutdown.clone()));
+}
+
+/// Why the kubelet can't run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KubeletError {
+    #[error("make the kubelet's certificate: {0}")]
+    Certificate(#[from] PkiError),
+    #[error("make a user namespace to probe volumes with: {0}")]
+    Probe(#[source] io::Error),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// The kubelet's settings.
+pub(crate) fn kubelet_config(
+    places: &Places,
+    config: &Config,
+    address: IpAddr,
+    (api, runtime): (&ApiServer, &Runtime),
+) -> Result<KubeletConfig, KubeletError> {
+    let name = &config.node_name;
+    let common_name = format!("system:node:{name}");
+    let serving = api.issue_serving_certificate(&common_name, std::slice::from_ref(name), &[address])?;
+    Ok(KubeletConfig {
+        client: client(api, Identity::node(name)),
+        cri: runtime.connect(),
+        node_name: name.clone(),
+        addresses: vec![
+            node_address("InternalIP", address.to_string()),
+            node_address("Hostname", name.clone()),
+        ],
+        labels: BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), String::new())]),
+        pod_cidr: Some(config.pod_cidr.to_string()),
+        max_pods: config.max_pods,
+        kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
+        kubelet_dir: places.kubelet(),
+        pod_logs_dir: places.pod_logs(),
+        cgroup_root: format!("/{}", places.instance()),
+        listen: config.kubelet_listen,
+        tls: ServerTls {
+            certificate: serving.certificate_pem.clone().into_bytes(),
+            key: serving.key_pem.clone().into_bytes(),
+            client_ca: api.ca_pem().as_bytes().to_vec(),
+        },
+        api_service: ApiService { host: SERVICE.ip().to_string(), port: SERVICE.port() },
+        cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
+        resolv_conf: machine::resolver(),
+        is_userns_on: config.gates.is_enabled(Feature::UserNamespacesSupport),
+        is_seccomp_default: true,
+        ids: ids::space(places, config),
+        probe: Arc::new(KernelProbe::new().map_err(KubeletError::Probe)?),
+        log_limits: LogLimits::default(),
+        clock: Clock::system(),
+    })
+}
+
+fn node_address(kind: &str, address: String) -> NodeAddress {
+    NodeAddress { type_: kind.to_owned(), address }
+}
+
+/// Asks the kernel, with a user namespace that nobody lives in, whether a filesystem can be ID-mapped.
+#[derive(Debug)]
+struct KernelProbe(OwnedFd);
+
+impl KernelProbe {
+    fn new() -> io::Result<Self> {
+        let map = [sys::idmap::IdMapping { container_id: 0, host_id: 65_536, size: 65_536 }];
+        sys::idmap::namespace_with(&map, &map).map(Self)
+    }
+}
+
+impl VolumeProbe for KernelProbe {
+    fn can_map(&self, path: &Path) -> io::Result<bool> {
+        match sys::mount::is_id_mappable(path, self.0.as_fd()) {
+            Ok(()) => Ok(true),
+            Err(BindError::NotIdMappable { .. }) => Ok(false),
+            Err(other) => Err(io::Error::other(other)),
+        }
+    }
+}
