@@ -14,12 +14,6 @@ use crate::error::{Error, Result};
 use crate::record::{ContainerPhase, Exited};
 use crate::state::{Container, Sandbox, lock};
 
-/// Reason of a container whose command is not in its image or can't be executed.
-const CANNOT_RUN: &str = "ContainerCannotRun";
-
-/// Reason of a container that could not be set up.
-const START_ERROR: &str = "StartError";
-
 /// Starts a container.
 pub(crate) async fn start(core: Arc<Core>, id: String) -> Result<()> {
     let container = core.table.container(&id)?;
@@ -59,12 +53,13 @@ struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(error, START_ERROR, FailureKind::Setup.exit_code())
+        Self::new(error, FailureKind::Setup.exit_code())
     }
 }
 
 impl Failure {
-    fn new(error: Error, reason: &str, code: i32) -> Self {
+    fn new(error: Error, code: i32) -> Self {
+        let reason = status::start_failure(code);
         let exited = Exited {
             started_at: 0,
             finished_at: now(),
@@ -82,11 +77,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(failure) => failure.kind,
             _ => FailureKind::Setup,
         };
-        let reason = match kind {
-            FailureKind::CommandNotFound | FailureKind::CommandNotExecutable => CANNOT_RUN,
-            _ => START_ERROR,
-        };
-        Self::new(Error::failed("start the container", &error), reason, kind.exit_code())
+        Self::new(Error::failed("start the container", &error), kind.exit_code())
     }
 }
 

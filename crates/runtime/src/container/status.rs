@@ -4,7 +4,7 @@ use cri::v1::{
     Container as Item, ContainerFilter, ContainerResources, ContainerState, ContainerStatus, ContainerUser,
     ImageSpec, LinuxContainerUser,
 };
-use shim::protocol::Exit;
+use shim::protocol::{Exit, FailureKind};
 
 use super::plan;
 use crate::process::signal;
@@ -38,6 +38,7 @@ pub(crate) fn exited(started_at: i64, exit: &Exit) -> Exited {
     let reason = match (exit.oom_killed, exit.code) {
         (true, _) => "OOMKilled",
         (false, 0) => "Completed",
+        (false, code) if is_failed_start(exit) => start_failure(code),
         (false, _) => "Error",
     };
     Exited {
@@ -47,6 +48,17 @@ pub(crate) fn exited(started_at: i64, exit: &Exit) -> Exited {
         reason: reason.to_owned(),
         message: exit.message.clone(),
     }
+}
+
+/// Whether the container ended before its program ran: only then does a shim say why.
+pub(crate) fn is_failed_start(exit: &Exit) -> bool {
+    !exit.message.is_empty() && matches!(exit.code, 126..=128)
+}
+
+/// The reason of a container that did not start: its command is not in the image or can't be executed, or it could
+/// not be set up.
+pub(crate) fn start_failure(code: i32) -> &'static str {
+    if code == FailureKind::Setup.exit_code() { "StartError" } else { "ContainerCannotRun" }
 }
 
 /// The whole status.

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use crate::container;
 use crate::core::{Core, blocking, now};
 use crate::error::{Error, Result};
-use crate::record::{Exited, SandboxPhase};
+use crate::record::{ContainerPhase, Exited, SandboxPhase};
 use crate::state::{Sandbox, lock};
 
 /// Reason of a container that a shim's death ended.
@@ -78,6 +78,9 @@ fn take(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
 /// Records a container's end and tells the listeners.
 pub(crate) fn container_exited(core: &Arc<Core>, sandbox: &Arc<Sandbox>, id: &str, exit: &Exit) {
     let Some(container) = core.table.find_container(id) else { return };
+    if container.phase() == ContainerPhase::Starting && container::status::is_failed_start(exit) {
+        return; // `StartContainer` is waiting for the same answer and records it.
+    }
     let started_at = container::status::started_at(&container.phase());
     if container.set_exited(container::status::exited(started_at, exit)) {
         core.announce(id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
