@@ -15,7 +15,7 @@ install -m 755 /payload/kakoi /payload/kubectl /usr/local/bin/
 install -m 644 /payload/kakoi.service /etc/systemd/system/
 mkdir -p /etc/kakoi/certs.d/docker.io
 printf '[host."oci:/payload/images"]\n  capabilities = ["pull", "resolve"]\n' >/etc/kakoi/certs.d/docker.io/hosts.toml
-ip link add uplink type dummy && ip addr add 192.0.2.10/24 dev uplink && ip link set uplink up
+ip link add uplink type veth peer name faraway && ip link set faraway up && ip addr add 192.0.2.10/24 dev uplink && ip link set uplink up
 ip route add default via 192.0.2.1
 echo "vm: $(uname -r), $(stat -f -c %T /sys/fs/cgroup), $(systemctl --version | head -n 1)"
 

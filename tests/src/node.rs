@@ -374,7 +374,7 @@ impl Node {
 
     /// What is left in the node's own network namespace: links but for the loopback and the uplink, and tables.
     pub fn network_leftovers(&self) -> String {
-        self.shell("ip -o link | grep -vE '^[0-9]+: (lo|uplink)[:@]'; nft list tables").stdout
+        self.shell("ip -o link | grep -vE '^[0-9]+: (lo|uplink|faraway)[:@]'; nft list tables").stdout
     }
 
     /// The node's number within its test process.
@@ -450,7 +450,7 @@ fn hold_namespaces(root: &Path, files: &[(&str, String)]) -> Child {
     let address = Ipv4Addr::new(192, 0, 2, 10);
     let script = format!(
         "set -e; mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work /etc; \
-         ip link set lo up; ip link add uplink type dummy; ip addr add {address}/24 dev uplink; \
+         ip link set lo up; ip link add uplink type veth peer name faraway; ip link set faraway up; ip addr add {address}/24 dev uplink; \
          ip link set uplink up; ip route add default via 192.0.2.1; echo ready; exec sleep infinity",
         etc.display()
     );
