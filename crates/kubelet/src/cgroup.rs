@@ -132,7 +132,8 @@ impl Hierarchies {
     pub(crate) fn remove(&self, group: &str) -> io::Result<()> {
         let mut result = Ok(());
         for root in self.roots() {
-            result = result.and(remove_group(&directory(root, group)));
+            let removed = remove_group(&directory(root, group));
+            result = result.and(removed);
         }
         result
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cri::v1;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,9 @@ impl Pods {
                 for uid in self.shared.registry.uids().iter().filter(|uid| !known.contains(uid)) {
                     self.shared.registry.mark_gone(uid, None);
                 }
-                pods.into_iter().for_each(|pod| self.apply(pod));
+                for pod in pods {
+                    self.apply(pod);
+                }
                 if !self.has_cleared_orphans {
                     self.clear_orphans(&known).await;
                 }
@@ -86,7 +88,7 @@ impl Pods {
         let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), input, wake);
         let shared = Arc::clone(&self.shared);
         self.workers.spawn(async move {
-            worker.run().await;
+            Box::pin(worker.run()).await;
             if !shared.shutdown.is_cancelled() {
                 shared.registry.remove(&uid);
             }
@@ -137,6 +139,6 @@ fn on_disk(pods: &std::path::Path) -> Vec<PodUid> {
 fn bare_pod(uid: &PodUid) -> Pod {
     let mut pod = Pod::default();
     pod.metadata.uid = Some(uid.to_string());
-    pod.spec = Some(Default::default());
+    pod.spec = Some(PodSpec::default());
     pod
 }

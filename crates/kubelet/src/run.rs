@@ -82,7 +82,8 @@ pub async fn run(
     let (ids, findings) = tokio::task::spawn_blocking(move || IdSpace::open(ids_config, &live)).await??;
     let ids = Arc::new(ids);
     let parts = Parts::new(config, cri, info, Arc::clone(&ids), &findings)?;
-    parts.run(listener, address, tls, ids, ready, shutdown).await;
+    let port = Port { listener, address, tls };
+    parts.run(port, ids, ready, shutdown).await;
     Ok(())
 }
 
@@ -136,6 +137,13 @@ fn maps(status: &v1::PodSandboxStatusResponse) -> Vec<userns::IdRange> {
     lines
         .filter_map(|line| userns::IdRange::new(u64::from(line.host_id), u64::from(line.length)).ok())
         .collect()
+}
+
+/// Where the HTTPS server listens.
+struct Port {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
 }
 
 /// All parts, made but not running.
@@ -210,13 +218,12 @@ impl Parts {
 
     async fn run(
         mut self,
-        listener: TcpListener,
-        address: SocketAddr,
-        tls: rustls::ServerConfig,
+        port: Port,
         ids: Arc<IdSpace>,
         ready: Option<oneshot::Sender<SocketAddr>>,
         shutdown: CancellationToken,
     ) {
+        let Port { listener, address, tls } = port;
         let shared = self.shared;
         let stop = shared.shutdown.clone();
         self.settings.port = address.port();

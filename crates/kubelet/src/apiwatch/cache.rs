@@ -46,12 +46,15 @@ pub(crate) struct ObjectCache {
     shutdown: CancellationToken,
 }
 
+/// A name, its watch, and how much of it the Pod has seen.
+type Held<K> = (String, Arc<Entry<K>>, watch::Receiver<Known<K>>);
+
 /// The objects of one Pod, kept up to date while this lives.
 #[derive(Debug, Default)]
 pub(crate) struct PodObjects {
     references: References,
-    config_maps: Vec<(String, Arc<Entry<ConfigMap>>, watch::Receiver<Known<ConfigMap>>)>,
-    secrets: Vec<(String, Arc<Entry<Secret>>, watch::Receiver<Known<Secret>>)>,
+    config_maps: Vec<Held<ConfigMap>>,
+    secrets: Vec<Held<Secret>>,
 }
 
 impl ObjectCache {

@@ -234,7 +234,7 @@ impl<K: Object> Connection<'_, K> {
             WatchEvent::Error(status) => return Err(failed(Error::Api(status))),
         };
         self.send(update).await?;
-        self.reached = revision.or(self.reached.take());
+        self.reached = revision.or_else(|| self.reached.take());
         Ok(())
     }
 

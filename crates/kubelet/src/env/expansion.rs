@@ -27,13 +27,12 @@ fn expand_one<'a>(text: &'a str, lookup: &impl Fn(&str) -> Option<String>, out: 
         out.push('$');
         return after;
     };
-    match lookup(name) {
-        Some(value) => out.push_str(&value),
-        None => {
-            out.push_str("$(");
-            out.push_str(name);
-            out.push(')');
-        }
+    if let Some(value) = lookup(name) {
+        out.push_str(&value);
+    } else {
+        out.push_str("$(");
+        out.push_str(name);
+        out.push(')');
     }
     rest
 }

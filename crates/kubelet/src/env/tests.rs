@@ -1,4 +1,5 @@
 //! The environment as users write it, and the sentences they get when it cannot be made.
+#![expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 
 use std::sync::Arc;
 

@@ -77,8 +77,8 @@ mod tests {
     fn the_end_of_a_log_becomes_a_message() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("0.log");
-        let lines: String = (0..100).map(|n| format!("2026-01-01T00:00:00Z stderr F line {n}\n")).collect();
-        fs::write(&log, lines).unwrap();
+        let lines: Vec<_> = (0..100).map(|n| format!("2026-01-01T00:00:00Z stderr F line {n}\n")).collect();
+        fs::write(&log, lines.concat()).unwrap();
         let message = String::from_utf8(tail_for_message(&log)).unwrap();
         assert!(message.ends_with("line 99\n"));
         assert!(message.starts_with("line 20\n"), "{message}");

@@ -69,7 +69,7 @@ impl Rotator {
                 tracked.logs.insert(log, container_id.to_owned());
             }
             Err(error) => {
-                tracing::warn!(directory = %directory.display(), %error, "log not watched for rotation")
+                tracing::warn!(directory = %directory.display(), %error, "log not watched for rotation");
             }
         }
     }
@@ -114,12 +114,12 @@ impl Rotator {
     async fn check(&self, changes: &super::watch::Changes) {
         let logs: Vec<(PathBuf, String)> = {
             let tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
-            let changed = |log: &Path| {
+            let grew = |log: &Path| {
                 let mut directories =
                     changes.watches.iter().filter_map(|watch| tracked.directories.get(watch));
                 changes.has_overflowed || directories.any(|directory| log.parent() == Some(directory))
             };
-            let logs = tracked.logs.iter().filter(|(log, _)| changed(log));
+            let logs = tracked.logs.iter().filter(|(log, _)| grew(log));
             logs.map(|(log, id)| (log.clone(), id.clone())).collect()
         };
         for (log, id) in logs {

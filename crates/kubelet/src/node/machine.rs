@@ -13,6 +13,7 @@ const MEMORY_RESERVE: u64 = 100 << 20;
 
 /// Facts that do not change while the machine runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "`machine_id` is what systemd calls it")]
 pub(crate) struct Machine {
     pub(crate) cpus: usize,
     /// Bytes.

@@ -22,7 +22,7 @@ use machine::{Machine, read_pressure};
 use status::{NodeInput, plan_labels, plan_node, plan_status};
 
 /// How often the status is sent although nothing seems to have changed, as upstream's report frequency.
-const REPORT: Duration = Duration::from_secs(300);
+const REPORT: Duration = Duration::from_mins(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -42,7 +42,7 @@ pub(crate) struct NodeSettings {
 /// Registers the node and keeps its status and lease until `shutdown`.
 pub(crate) async fn run_node(shared: Arc<Shared>, settings: NodeSettings, shutdown: CancellationToken) {
     let reporter = Reporter { api: Api::all(shared.client.clone()), shared: Arc::clone(&shared), settings };
-    let registered = retry(&shutdown, "register the node", || reporter.register()).await;
+    let registered = Box::pin(retry(&shutdown, "register the node", || reporter.register())).await;
     let Some(node) = registered else { return };
     shared.events.node(Kind::Normal, "Starting", "Starting kubelet.");
     let leases =

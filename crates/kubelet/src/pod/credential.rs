@@ -90,6 +90,7 @@ fn auth_of(server: &str, entry: &Value) -> Option<v1::AuthConfig> {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use std::sync::Arc;
 

@@ -127,6 +127,7 @@ impl From<Resolver> for v1::DnsConfig {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use serde_json::json;
 

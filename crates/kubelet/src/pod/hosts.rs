@@ -82,6 +82,7 @@ fn plan_aliases(aliases: &[HostAlias]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use serde_json::json;
 

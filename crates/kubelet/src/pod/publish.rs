@@ -82,7 +82,7 @@ impl Publisher {
 fn value_of(status: Option<&PodStatus>) -> Value {
     status
         .and_then(|status| serde_json::to_value(status).ok())
-        .unwrap_or_else(|| Value::Object(Default::default()))
+        .unwrap_or_else(|| Value::Object(serde_json::Map::default()))
 }
 
 async fn send_all(

@@ -1,4 +1,4 @@
-//! Requests and limits as the kernel sees them: QoS class, CPU shares and quota, memory limit, OOM score.
+//! Requests and limits as the kernel sees them: `QoS` class, CPU shares and quota, memory limit, OOM score.
 //!
 //! Source: "Pod Quality of Service Classes" page, KEP-2570's unchanged v1 formulas, upstream's `qos` policy.
 

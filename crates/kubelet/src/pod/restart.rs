@@ -88,6 +88,7 @@ fn rule_says_restart(container: &Container, exit_code: i32) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use serde_json::json;
 

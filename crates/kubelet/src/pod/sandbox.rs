@@ -107,6 +107,7 @@ fn container_ports(container: &Container) -> impl Iterator<Item = v1::PortMappin
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use serde_json::json;
     use userns::{IdMappings, IdRange};

@@ -81,14 +81,14 @@ pub(crate) fn check_non_root(
 ) -> Result<(), NonRootError> {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let own = container.security_context.as_ref();
-    let required = own.and_then(|own| own.run_as_non_root).or(of_pod.and_then(|pod| pod.run_as_non_root));
+    let required =
+        own.and_then(|own| own.run_as_non_root).or_else(|| of_pod.and_then(|pod| pod.run_as_non_root));
     if required != Some(true) {
         return Ok(());
     }
     let (pod_name, container_name) = (describe_pod(pod), container.name.clone());
-    match own.and_then(|own| own.run_as_user).or(of_pod.and_then(|pod| pod.run_as_user)) {
+    match own.and_then(|own| own.run_as_user).or_else(|| of_pod.and_then(|pod| pod.run_as_user)) {
         Some(0) => Err(NonRootError::RunAsUser { pod: pod_name, container: container_name }),
-        Some(_) => Ok(()),
         None if image.uid == Some(0) => {
             Err(NonRootError::ImageIsRoot { pod: pod_name, container: container_name })
         }
@@ -97,7 +97,7 @@ pub(crate) fn check_non_root(
             pod: pod_name,
             container: container_name,
         }),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -154,9 +154,8 @@ fn seccomp(
             let path = profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default();
             of(ProfileType::Localhost, path)
         }
-        Some(_) => of(ProfileType::Unconfined, String::new()),
         None if node.is_seccomp_default && !is_privileged => of(ProfileType::RuntimeDefault, String::new()),
-        None => of(ProfileType::Unconfined, String::new()),
+        _ => of(ProfileType::Unconfined, String::new()),
     }
 }
 
@@ -213,8 +212,9 @@ pub(crate) fn plan_container_security(
 ) -> v1::LinuxContainerSecurityContext {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let own = container.security_context.as_ref();
-    let user = own.and_then(|own| own.run_as_user).or(of_pod.and_then(|pod| pod.run_as_user)).or(image.uid);
-    let group = own.and_then(|own| own.run_as_group).or(of_pod.and_then(|pod| pod.run_as_group));
+    let user =
+        own.and_then(|own| own.run_as_user).or_else(|| of_pod.and_then(|pod| pod.run_as_user)).or(image.uid);
+    let group = own.and_then(|own| own.run_as_group).or_else(|| of_pod.and_then(|pod| pod.run_as_group));
     let number = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
     let (groups, policy) = supplemental_groups(pod);
     let profile = own
@@ -251,6 +251,7 @@ fn masks(node: &NodeSecurity) -> (Vec<String>, Vec<String>) {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use serde_json::json;
 

@@ -10,9 +10,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 /// How long ordinary calls may take; as upstream's `runtimeRequestTimeout`.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 /// Making a sandbox may wait for the network.
-const SANDBOX_DEADLINE: Duration = Duration::from_secs(240);
+const SANDBOX_DEADLINE: Duration = Duration::from_mins(4);
 
 /// A CRI call that failed: the runtime's own sentence.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,6 @@ impl Cri {
         runtime.port_forward(v1::PortForwardRequest) -> v1::PortForwardResponse;
         images.list_images(v1::ListImagesRequest) -> v1::ListImagesResponse;
         images.image_status(v1::ImageStatusRequest) -> v1::ImageStatusResponse;
-        images.image_fs_info(v1::ImageFsInfoRequest) -> v1::ImageFsInfoResponse;
     }
 
     /// Makes and starts a sandbox.

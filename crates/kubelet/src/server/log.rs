@@ -42,16 +42,17 @@ impl Server {
         let runs = self.runs(&pod, container).await?;
         let logs = self.shared.places.pod_logs(&pod);
         let run = if query.is_set("previous") { runs.get(1) } else { runs.first() };
-        let run = run.ok_or_else(|| self.no_run(&pod, container, query.is_set("previous")))?;
+        let run = run.ok_or_else(|| Self::no_run(&pod, container, query.is_set("previous")))?;
         let path = log_file(&logs, container, run.restart_count);
         if !path.exists() {
-            return Err(self.no_run(&pod, container, query.is_set("previous")));
+            return Err(Self::no_run(&pod, container, query.is_set("previous")));
         }
         let ended = self.ended(&pod, run);
         let (out, chunks) = mpsc::channel::<Bytes>(4);
         let shutdown = self.shared.shutdown.clone();
         self.shared.tasks.spawn(async move {
-            let sent = shutdown.run_until_cancelled(send_log(path.clone(), options, out, ended)).await;
+            let sent =
+                shutdown.run_until_cancelled(Box::pin(send_log(path.clone(), options, out, ended))).await;
             if let Some(Err(error)) = sent {
                 tracing::warn!(log = %path.display(), %error, "log not read");
             }
@@ -95,7 +96,7 @@ impl Server {
     }
 
     /// Why there is no log, in upstream's words.
-    fn no_run(&self, pod: &Pod, container: &str, previous: bool) -> Failure {
+    fn no_run(pod: &Pod, container: &str, previous: bool) -> Failure {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         if previous {
             let text = format!("previous terminated container {container:?} in pod {name:?} not found");

@@ -150,7 +150,7 @@ impl Server {
                     metrics,
                 ))
             }
-            ["pods"] if is_get => self.pods(),
+            ["pods"] if is_get => Ok(self.pods()),
             ["containerLogs", namespace, pod, container] if is_get => {
                 self.log(namespace, pod, container, request.uri().query().unwrap_or_default()).await
             }
@@ -168,11 +168,11 @@ impl Server {
     }
 
     /// All Pods of the node as a list.
-    fn pods(&self) -> Answer {
+    fn pods(&self) -> Response<Body> {
         let items = self.shared.registry.pods();
         let items: Vec<_> = items.iter().map(|pod| &**pod).collect();
         let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
-        Ok(with_type(StatusCode::OK, "application/json", list.to_string()))
+        with_type(StatusCode::OK, "application/json", list.to_string())
     }
 }
 

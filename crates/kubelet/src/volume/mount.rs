@@ -66,15 +66,14 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
         let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\') {
-            Some(byte) => {
-                out.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(first);
-                rest = after;
-            }
+        if let Some(byte) =
+            octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\')
+        {
+            out.push(byte);
+            rest = after.get(3..).unwrap_or_default();
+        } else {
+            out.push(first);
+            rest = after;
         }
     }
     PathBuf::from(std::ffi::OsString::from_vec(out))

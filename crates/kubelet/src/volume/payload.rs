@@ -65,8 +65,6 @@ pub(crate) enum PayloadError {
     NoToken(String),
     #[error("projected source {0} is not supported by this node")]
     Unsupported(&'static str),
-    #[error("volume has no source")]
-    NoSource,
 }
 
 fn mode(specific: Option<i32>, default: Option<i32>) -> u32 {
@@ -270,6 +268,7 @@ fn pick(
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
     use std::sync::Arc;
 

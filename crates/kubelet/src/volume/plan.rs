@@ -129,7 +129,10 @@ fn unsupported_type(volume: &Volume) -> &'static str {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -141,7 +144,7 @@ mod tests {
             "metadata": {"annotations": {"kakoi.dev/volume-mapping.plain": "none"}},
             "spec": {"containers": [], "volumes": [volume]}}))
         .unwrap();
-        let (objects, tokens, allocatable) = (Snapshot::default(), Default::default(), Amounts::new());
+        let (objects, tokens, allocatable) = (Snapshot::default(), BTreeMap::default(), Amounts::new());
         let input = PayloadInput { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
         plan_volumes(input).map(|mut plans| plans.remove(0).content).map_err(|error| error.to_string())
     }

@@ -151,8 +151,8 @@ mod tests {
             assert!(bind_sub_path(&volume, name, &fixture.target(name)).is_err(), "{name}");
             assert!(bind_sub_path(&volume, &format!("{name}/new"), &fixture.target(name)).is_err(), "{name}");
         }
-        assert!(bind_sub_path(&volume, "../x", &fixture.target("t")).is_err());
-        assert!(bind_sub_path(&volume, "/etc", &fixture.target("t")).is_err());
+        bind_sub_path(&volume, "../x", &fixture.target("t")).unwrap_err();
+        bind_sub_path(&volume, "/etc", &fixture.target("t")).unwrap_err();
         fs::create_dir(volume.host_path.join("real")).unwrap();
         std::os::unix::fs::symlink("real", volume.host_path.join("inside")).unwrap();
         bind_sub_path(&volume, "inside", &fixture.target("inside")).unwrap();

@@ -73,7 +73,7 @@ pub(crate) fn plan_phase(input: StatusInput<'_>, statuses: &ContainerStatuses) -
     let Some(spec) = &input.pod.spec else { return Phase::Pending };
     let (pending, failed) =
         init_counts(input.pod, spec.init_containers.as_deref().unwrap_or_default(), statuses);
-    if failed && RestartPolicy::of_pod(input.pod) == RestartPolicy::Never || failed && input.has_ended {
+    if failed && (input.has_ended || RestartPolicy::of_pod(input.pod) == RestartPolicy::Never) {
         return Phase::Failed;
     }
     let standings: Vec<Standing> = spec
@@ -108,7 +108,7 @@ fn init_counts(pod: &Pod, containers: &[Container], statuses: &ContainerStatuses
     for container in containers {
         let status = statuses.init(&container.name);
         if is_sidecar(container) {
-            counts.0 |= !status.is_some_and(|status| status.started == Some(true));
+            counts.0 |= status.is_none_or(|status| status.started != Some(true));
             continue;
         }
         match standing(pod, container, status) {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::container::find;
 use super::{Desired, Next, Worker, blocking};
+use crate::apiwatch::cache::PodObjects;
 use crate::logs::tail_for_message;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, Observed, Stage as Run};
@@ -37,7 +38,7 @@ impl Worker {
                 self.is_clean = true;
                 self.prepared = None;
                 self.failures_in_a_row = 0;
-                self.objects = Default::default();
+                self.objects = PodObjects::default();
                 Next::Again
             }
             Err(problem) => {

@@ -52,7 +52,7 @@ impl Worker {
             self.crashes.lengthen(&crash_key(container), failed_at, self.shared.clock.now());
         }
         let restart_count = self.restart_count(start);
-        match self.try_start(pod, container, observed, restart_count, abort).await {
+        match Box::pin(self.try_start(pod, container, observed, restart_count, abort)).await {
             Ok(()) => {
                 self.waiting.remove(&start.name);
                 self.held.remove(&start.name);
@@ -71,11 +71,11 @@ impl Worker {
 
     /// One more than the runtime or the API remember, whichever is more.
     fn restart_count(&self, start: &Start) -> i32 {
-        let list = match start.role {
+        let statuses = match start.role {
             Role::Main => &self.status.container_statuses,
             Role::Init | Role::Sidecar => &self.status.init_container_statuses,
         };
-        let before = list.iter().flatten().find(|status| status.name == start.name);
+        let before = statuses.iter().flatten().find(|status| status.name == start.name);
         let lost = before.filter(|before| start.restart_count == 0 && before.container_id.is_some());
         lost.map_or(start.restart_count, |before| before.restart_count.saturating_add(1))
     }
@@ -133,7 +133,7 @@ impl Worker {
         let config_error = |text: &str| StartFailure::Config(text.to_owned());
         let prepared = self.prepared.clone().ok_or_else(|| config_error("the Pod is not prepared"))?;
         let sandbox = observed.ready_sandbox().ok_or_else(|| config_error("the sandbox is not ready"))?;
-        let image = self.ensure_image(pod, container, &prepared, abort).await?;
+        let image = Box::pin(self.ensure_image(pod, container, &prepared, abort)).await?;
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
             uid: self.uid.clone(),
@@ -181,7 +181,7 @@ impl Worker {
         };
         let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
         let secrets: Vec<String> = secrets.map(|secret| secret.name.clone()).collect();
-        let sandbox = self.sandbox_identity(pod);
+        let sandbox = Self::sandbox_identity(pod);
         let input = PullInput {
             pod_uid: self.uid.as_str(),
             container,
@@ -190,7 +190,7 @@ impl Worker {
             sandbox: &sandbox,
             tell: &tell,
         };
-        match abort.run_until_cancelled(self.shared.puller.ensure(input)).await {
+        match abort.run_until_cancelled(Box::pin(self.shared.puller.ensure(input))).await {
             None => Err(StartFailure::Aborted),
             Some(result) => result.map_err(StartFailure::Image),
         }

@@ -57,7 +57,8 @@ impl Worker {
         let mut failed = None;
         let main = observed.live().filter(|record| !is_side(record));
         for result in join_all(main.map(|record| self.shared.cri.stop_container(&record.id, grace))).await {
-            failed = failed.or(result.err());
+            let error = result.err();
+            failed = failed.or(error);
         }
         let mut sides: Vec<&ContainerRecord> = observed.live().filter(is_side).collect();
         sides.sort_by_key(|record| std::cmp::Reverse(position(pod, &record.name)));

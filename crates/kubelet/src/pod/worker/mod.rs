@@ -57,7 +57,7 @@ impl Desired {
     fn grace(&self) -> Duration {
         let spec = self.pod.spec.as_ref();
         let asked = self.pod.metadata.deletion_grace_period_seconds;
-        let seconds = asked.or(spec.and_then(|spec| spec.termination_grace_period_seconds)).unwrap_or(30);
+        let seconds = asked.or_else(|| spec?.termination_grace_period_seconds).unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(1).max(1))
     }
 }
@@ -72,6 +72,7 @@ enum Next {
 }
 
 /// The worker's memory.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     uid: PodUid,
@@ -172,10 +173,7 @@ impl Worker {
         shutdown
             .run_until_cancelled(async {
                 loop {
-                    let next = match self.pass().await {
-                        Some(next) => next,
-                        None => return,
-                    };
+                    let Some(next) = self.pass().await else { return };
                     if let Next::Wait(until) = next {
                         self.wait(until).await;
                     }
@@ -317,7 +315,7 @@ impl Worker {
         Next::Wait(Some(until.unwrap_or(Timestamp::MAX)))
     }
 
-    fn sandbox_identity(&self, pod: &Pod) -> v1::PodSandboxConfig {
+    fn sandbox_identity(pod: &Pod) -> v1::PodSandboxConfig {
         let meta = &pod.metadata;
         let part = |text: &Option<String>| text.clone().unwrap_or_default();
         v1::PodSandboxConfig {

@@ -42,7 +42,7 @@ impl Worker {
         if abort.is_cancelled() {
             return Next::Again;
         }
-        self.apply(desired, observed, plan, abort).await
+        Box::pin(self.apply(desired, observed, plan, abort)).await
     }
 
     async fn apply(
@@ -64,7 +64,7 @@ impl Worker {
             if abort.is_cancelled() {
                 return Next::Again;
             }
-            has_acted |= self.start(pod, observed, start, abort).await;
+            has_acted |= Box::pin(self.start(pod, observed, start, abort)).await;
         }
         if has_acted || abort.is_cancelled() {
             return Next::Again;
