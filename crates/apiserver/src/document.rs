@@ -66,6 +66,7 @@ pub(crate) fn answer(
         ["openapi", "v3", rest @ ..] => {
             cached(server, path, headers, "application/json", || openapi_document(rest))
         }
+        ["openapi", "v2"] => Ok(openapi_v2(headers)),
         ["openid", "v1", "jwks"] => Ok(typed(&server.signer.jwks(), "application/jwk-set+json")),
         [".well-known", "openid-configuration"] => {
             let keys = format!("https://{}/openid/v1/jwks", server.public_address);
@@ -81,7 +82,16 @@ fn paths() -> Response<ResponseBody> {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+    for path in [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ] {
         paths.push(path.to_owned());
     }
     json(StatusCode::OK, Accepted::JSON, &json!({"paths": paths}))
@@ -178,6 +188,27 @@ fn cached(
     }
     Ok(response)
 }
+
+/// `/openapi/v2` without schemas, which are in v3. `kubectl` asks for it when v3 does not know a kind, and says
+/// `no matches for kind` only when it gets one. For `kubectl` it is the protobuf message `openapi.v2.Document`.
+fn openapi_v2(headers: &HeaderMap) -> Response<ResponseBody> {
+    let wants_protobuf = headers
+        .get(http::header::ACCEPT)
+        .is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(OPENAPI_V2_PROTOBUF)));
+    if !wants_protobuf {
+        let info = json!({"title": "Kubernetes", "version": KUBERNETES});
+        let document = json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}});
+        return typed(&document, "application/json");
+    }
+    // Field 1 is `swagger`; field 2 is `info`, whose field 1 is `title`.
+    let mut response = Response::new(full(&b"\x0a\x032.0\x12\x0c\x0a\x0aKubernetes"[..]));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_ANSWER));
+    response
+}
+
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The same without the `@`, which Go's parser of media types refuses in answers.
+const OPENAPI_V2_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The kinds of each group and version, by the path of its document.
 fn documented() -> Vec<(String, (&'static str, &'static str))> {

@@ -34,7 +34,7 @@ struct Kubelet {
 }
 
 impl Kubelet {
-    async fn answer(self, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(self, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
         let uri = request.uri().path_and_query().unwrap().to_string();
         self.asked.lock().unwrap().push(format!("{} {uri}", self.user));
         let query = request.uri().query().unwrap_or_default().to_owned();
@@ -109,7 +109,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, kubelet: Kubelet) {
                 certificate.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned();
             let service = service_fn(move |request| {
                 let kubelet = kubelet.clone();
-                async move { Ok::<_, Infallible>(kubelet.answer(request).await) }
+                async move { Ok::<_, Infallible>(kubelet.answer(request)) }
             });
             let connection =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);

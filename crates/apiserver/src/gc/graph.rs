@@ -173,7 +173,7 @@ mod tests {
         let mut graph = Graph::default();
         let held = json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["orphan"]}});
         graph.learn(place.clone(), &held);
-        assert_eq!(graph.waiting(), [place.clone()]);
+        assert_eq!(graph.waiting(), std::slice::from_ref(&place));
         graph.learn(place.clone(), &json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["other"]}}));
         assert_eq!(graph.waiting(), []);
         graph.learn(place, &held);
