@@ -144,9 +144,6 @@ pub(crate) async fn run(client: Client, pem: String, shutdown: CancellationToken
         root_cas: Source::new(&client, named("configmaps", ROOT_CA)),
     };
     shutdown.run_until_cancelled(work(&client, &pem, &mut sources)).await;
-    sources.namespaces.close().await;
-    sources.accounts.close().await;
-    sources.root_cas.close().await;
 }
 
 #[derive(Debug)]

@@ -6,7 +6,9 @@
 //! is kept on disk: after a restart everything is derived from the API again.
 
 mod account;
+mod discovery;
 mod metadata;
+mod namespace;
 mod queue;
 mod rest;
 mod source;
@@ -34,7 +36,8 @@ impl ControllerConfig {
 /// `client` needs the rights of `system:kube-controller-manager`.
 pub async fn run(client: Client, config: ControllerConfig, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(account::run(client, config.ca_pem, shutdown));
+    tasks.spawn(account::run(client.clone(), config.ca_pem, shutdown.clone()));
+    tasks.spawn(namespace::run(client, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended before its time; restart the program");

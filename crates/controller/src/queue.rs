@@ -15,9 +15,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How many keys are worked on at a time.
 const BATCH: usize = 16;
-/// How long one key may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// What waits, and until when.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue<K> {
@@ -32,7 +29,7 @@ impl<K> Default for Queue<K> {
     }
 }
 
-impl<K: Ord + Clone> Queue<K> {
+impl<K: Ord + Clone + Display> Queue<K> {
     /// Adds a key that is due at `at`, unless it is due sooner already.
     pub(crate) fn add(&mut self, key: K, at: Instant) {
         match self.due.get(&key) {
@@ -65,13 +62,18 @@ impl<K: Ord + Clone> Queue<K> {
         }
     }
 
-    /// Notes that a key was dealt with.
-    pub(crate) fn succeeded(&mut self, key: &K) {
-        self.failures.remove(key);
+    /// Notes how it went with a key; after a failure it is added again.
+    pub(crate) fn done<E: Display>(&mut self, key: K, result: Result<(), E>) {
+        let Err(error) = result else {
+            self.failures.remove(&key);
+            return;
+        };
+        let wait = self.failed(key.clone(), Instant::now());
+        tracing::warn!(%key, %error, ?wait, "failed; it is tried again");
     }
 
     /// Adds a key again after a failure, and says how long it waits.
-    pub(crate) fn failed(&mut self, key: K, now: Instant) -> Duration {
+    fn failed(&mut self, key: K, now: Instant) -> Duration {
         let count = self.failures.entry(key.clone()).or_default();
         let wait = FIRST_WAIT.saturating_mul(1 << (*count).min(16)).min(LONGEST_WAIT);
         *count += 1;
@@ -88,20 +90,11 @@ where
     F: Future<Output = Result<(), E>>,
 {
     let applied = plans.into_iter().map(|(key, plan)| {
-        let applied = tokio::time::timeout(PATIENCE, apply(plan));
+        let applied = apply(plan);
         async move { (key, applied.await) }
     });
     for (key, result) in join_all(applied).await {
-        let error = match result {
-            Ok(Ok(())) => {
-                queue.succeeded(&key);
-                continue;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer after {PATIENCE:?}"),
-        };
-        let wait = queue.failed(key.clone(), Instant::now());
-        tracing::warn!(%key, error, ?wait, "failed; it is tried again");
+        queue.done(key, result);
     }
 }
 
@@ -128,7 +121,7 @@ mod tests {
         let waits: Vec<_> = (0..3).map(|_| queue.failed("a", now).as_millis()).collect();
         assert_eq!(waits, [50, 100, 200]);
         assert!((0..40).map(|_| queue.failed("a", now)).all(|wait| wait <= LONGEST_WAIT));
-        queue.succeeded(&"a");
+        queue.done("a", Ok::<(), &str>(()));
         assert_eq!(queue.failed("a", now), FIRST_WAIT);
     }
 

@@ -1,39 +1,46 @@
 //! A watch whose objects are kept, as a controller's loop uses it.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
 use informer::{Object, Store, Target, Update};
 use kube::Client;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 /// Updates that wait for the controller before the watch itself waits.
-const BACKLOG: usize = 64;
+const BACKLOG: usize = 16;
 
-/// Objects of one collection as they are now, and their changes.
-#[derive(Debug)]
+/// Objects of one collection as they are now, and their changes. It has no task of its own: the watch goes on while
+/// somebody waits for [`Source::changed`], and ends when the source is dropped.
 pub(crate) struct Source<K> {
+    watch: Pin<Box<dyn Future<Output = ()> + Send>>,
     updates: mpsc::Receiver<Update<K>>,
     store: Store<K>,
-    task: JoinHandle<()>,
-    stop: DropGuard,
+}
+
+impl<K> fmt::Debug for Source<K> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Source").finish_non_exhaustive()
+    }
 }
 
 impl<K: Object> Source<K> {
-    /// Begins to watch.
+    /// A watch that begins when it is first waited for.
     pub(crate) fn new(client: &Client, target: Target) -> Self {
         let (out, updates) = mpsc::channel(BACKLOG);
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(informer::watch(client.clone(), target, out, stop.clone()));
-        Self { updates, store: Store::default(), task, stop: stop.drop_guard() }
+        let watch = Box::pin(informer::watch(client.clone(), target, out, CancellationToken::new()));
+        Self { watch, updates, store: Store::default() }
     }
 
     /// Waits for the next change and takes it over; gives the keys that it touched. Nothing is lost when it is dropped
     /// before it ends.
     pub(crate) async fn changed(&mut self) -> Vec<String> {
-        match self.updates.recv().await {
-            Some(update) => self.store.apply(update),
-            // The watch ends only with the source.
-            None => std::future::pending().await,
+        tokio::select! {
+            biased;
+            Some(update) = self.updates.recv() => self.store.apply(update),
+            () = &mut self.watch => std::future::pending().await,
         }
     }
 
@@ -45,14 +52,5 @@ impl<K: Object> Source<K> {
     /// Whether all objects were told once.
     pub(crate) const fn is_synced(&self) -> bool {
         self.store.is_synced()
-    }
-
-    /// Ends the watch and waits until it has ended.
-    pub(crate) async fn close(self) {
-        drop(self.stop);
-        drop(self.updates);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "a watch ended before its time");
-        }
     }
 }

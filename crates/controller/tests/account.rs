@@ -1,5 +1,5 @@
-//! Every namespace has its default service account and the root CA's ConfigMap, and keeps them.
-#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
+//! Every namespace has its default service account and the root CA, and keeps them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at its first surprise")]
 
 mod cluster;
 

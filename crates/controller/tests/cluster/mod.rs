@@ -1,7 +1,12 @@
 //! The real API server in the test's process, the controllers over it, and waiting for what they do.
 
 #![allow(dead_code, reason = "each test uses a part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at its first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test ends at its first surprise"
+)]
 
 use std::time::Duration;
 
@@ -171,10 +176,18 @@ impl Cluster {
 
 /// Waits for something that must happen.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    let done = tokio::time::timeout(PATIENCE, future).await;
+    done.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// A Pod on a node, or on none when the name is empty.
+pub(crate) fn pod(name: &str, node: &str) -> Value {
+    let mut pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    if !node.is_empty() {
+        pod["spec"]["nodeName"] = node.into();
     }
+    pod
 }
 
 fn bytes(object: &Value) -> Vec<u8> {
