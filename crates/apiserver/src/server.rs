@@ -2,7 +2,7 @@
 //! listeners and for the roles in this process.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::feature::Gates;
 use api::kind::{self, Kind};
@@ -30,6 +30,9 @@ use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
 use crate::{authz, delete, document, health, list, patch, review, subresource, view};
+
+/// How long a request may take whose length is not the client's choice; upstream's default.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything that a request needs.
 #[derive(Debug)]
@@ -63,7 +66,14 @@ impl Server {
         let info = RequestInfo::parse(request.method(), request.uri());
         let gzip = response::accepts_gzip(request.headers()) && !info.is_long_running();
         let audit = uuid::Uuid::new_v4().to_string();
-        let answer = self.answer(request, &info).await.unwrap_or_else(|status| response::status(&status));
+        let answer = self.answer(request, &info);
+        let answer = if info.is_long_running() {
+            answer.await
+        } else {
+            let late = "request did not complete within the allotted timeout";
+            tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(Status::timeout(late, 0)))
+        };
+        let answer = answer.unwrap_or_else(|status| response::status(&status));
         let mut answer = response::compress(gzip, answer).await;
         let headers = answer.headers_mut();
         if let Ok(audit) = HeaderValue::from_str(&audit) {
