@@ -39,7 +39,7 @@ pub struct Leftovers {
 /// Looks for what a node with this root and instance name has left on the machine.
 pub fn leftovers(root: &Path, instance: &str) -> Leftovers {
     Leftovers {
-        processes: processes(root),
+        processes: processes(root, instance),
         mounts: mounts(root),
         cgroups: cgroups(instance),
         claims: entries(Path::new("/run/kakoi/ids")).into_iter().filter(|name| name == instance).collect(),
@@ -64,16 +64,32 @@ fn entries(dir: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn processes(root: &Path) -> Vec<String> {
-    let needle = root.to_string_lossy().into_owned();
+fn processes(root: &Path, instance: &str) -> Vec<String> {
+    let root = root.to_string_lossy().into_owned();
     let pids =
         entries(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
     let lines = pids.filter_map(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        (line.contains(&needle) && pid != std::process::id().to_string()).then(|| format!("{pid}: {line}"))
+        let is_ours = line.contains(&root) || is_in(&pid, instance);
+        (is_ours && pid != std::process::id().to_string()).then(|| format!("{pid}: {line}"))
     });
     lines.collect()
+}
+
+/// Whether a process is in a control group of the instance.
+fn is_in(pid: &str, instance: &str) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    groups.lines().any(|line| line.split('/').any(|part| part == instance))
+}
+
+/// The shims of an instance.
+pub fn shims(instance: &str) -> Vec<u32> {
+    let pids = entries(Path::new("/proc")).into_iter().filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"kakoi-shim") && is_in(pid, instance)
+    });
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn mounts(root: &Path) -> Vec<String> {

@@ -72,16 +72,8 @@ fn measure_shims(node: &Node) {
     let manifests: Vec<String> = pods.iter().map(|name| pod(name, false).to_string()).collect();
     node.apply(&manifests.join("\n---\n"));
     node.ready(&pods.iter().map(String::as_str).collect::<Vec<_>>());
-    let root = node.root().to_string_lossy().into_owned();
-    let mut dirty: Vec<u64> = std::fs::read_dir("/proc")
-        .expect("/proc is there")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.contains("shim") && line.contains(&root)
-        })
+    let mut dirty: Vec<u64> = tests::shims(&node.instance())
+        .into_iter()
         .map(|pid| number(&format!("/proc/{pid}/smaps_rollup"), "Private_Dirty"))
         .collect();
     dirty.sort_unstable();
