@@ -40,7 +40,11 @@ pub(crate) fn start(sandbox: &mut Sandbox) -> Result<(), Failure> {
     result?;
     let pid = pid.ok_or_else(|| report::failure("the init of the shared PID namespace has no PID"))?;
     let pidfd = sys::process::open_pidfd(pid).map_err(setup("open the init"))?;
-    sandbox.init = Some(Child { pid, pidfd });
+    // Entering by the descriptor of the namespace needs rights over the namespace only, by a pidfd also over its
+    // process, and nobody in the Pod has any over the init.
+    let namespace =
+        std::fs::File::open(format!("/proc/{pid}/ns/pid")).map_err(setup("open the PID namespace"))?;
+    sandbox.init = Some((Child { pid, pidfd }, namespace.into()));
     Ok(())
 }
 

@@ -23,8 +23,8 @@ pub(crate) struct Sandbox {
     pub(crate) network: Option<OwnedFd>,
     pub(crate) ipc: Option<OwnedFd>,
     pub(crate) uts: Option<OwnedFd>,
-    /// PID 1 of a shared PID namespace.
-    pub(crate) init: Option<sys::process::Child>,
+    /// PID 1 of a shared PID namespace, and that namespace.
+    pub(crate) init: Option<(sys::process::Child, OwnedFd)>,
 }
 
 impl Sandbox {

@@ -58,7 +58,7 @@ pub(crate) struct Job<'a> {
     pub(crate) plan: &'a ContainerPlan,
     pub(crate) fds: &'a Fds,
     pub(crate) stdio: Stdio,
-    /// Process whose PID namespace is joined instead of a new one.
+    /// PID namespace that is joined instead of a new one.
     pub(crate) pid_target: Option<BorrowedFd<'a>>,
 }
 
@@ -188,7 +188,7 @@ fn joiner(job: &Job<'_>, status: &OwnedFd, mounter: &OwnedFd) -> Result<(), Fail
                 .map_err(setup(format!("enter the Pod's {name} namespace")))?;
         }
     }
-    let shared = job.pid_target.or(init.as_ref().map(|init| init.pidfd.as_fd()));
+    let shared = job.pid_target.or(init.as_ref().map(|(_, namespace)| namespace.as_fd()));
     if let Some(target) = shared {
         sys::process::enter_namespaces(target, NEWPID).map_err(setup("enter the Pod's PID namespace"))?;
     }

@@ -307,7 +307,7 @@ impl Supervisor {
     }
 
     fn say_goodbye(&mut self) -> i32 {
-        if let Some(init) = self.sandbox.init.take() {
+        if let Some((init, _)) = self.sandbox.init.take() {
             let _ = init.kill();
             let _ = init.wait();
         }

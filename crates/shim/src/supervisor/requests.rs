@@ -104,7 +104,7 @@ impl Supervisor {
             version: VERSION,
             sandbox: self.sandbox.plan.id.clone(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
-            init_pid: self.sandbox.init.as_ref().map(|init| init.pid),
+            init_pid: self.sandbox.init.as_ref().map(|(init, _)| init.pid),
             plan: self.sandbox.plan.clone(),
             warnings: self.warnings.clone(),
             containers: self.containers.values().map(Container::describe).collect(),
@@ -181,12 +181,13 @@ impl Supervisor {
             return Err(refuse(FailureKind::WrongState, format!("container {id} has been started already")));
         };
         let pid_target = match &container.plan.target_container {
-            Some(target) => Some(self.running(target)?),
+            Some(target) => Some(self.pid_namespace_of(target)?),
             None => None,
         };
         let Some(fds) = &container.fds else {
             return Err(refuse(FailureKind::WrongState, format!("container {id} has no descriptors")));
         };
+        let pid_target = pid_target.as_ref().map(AsFd::as_fd);
         let job = Job { sandbox: &self.sandbox, plan: &container.plan, fds, stdio, pid_target };
         let begun = launch::start_container(&job)?;
         drop(job);
@@ -302,6 +303,12 @@ impl Supervisor {
 
     fn running(&self, id: &str) -> Result<BorrowedFd<'_>, Failure> {
         self.container(id)?.pidfd().ok_or_else(|| not_running(id))
+    }
+
+    fn pid_namespace_of(&self, id: &str) -> Result<OwnedFd, Failure> {
+        let pid = self.container(id)?.pid().ok_or_else(|| not_running(id))?;
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/pid"));
+        namespace.map(OwnedFd::from).map_err(setup(format!("open the PID namespace of container {id}")))
     }
 
     fn streams(&mut self, id: &str) -> Result<&mut Streams, Failure> {

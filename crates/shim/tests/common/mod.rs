@@ -2,7 +2,7 @@
 //!
 //! Needs root and `busybox` (statically linked). What a killed run leaves has its PID in the name and is swept.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 #[path = "../../embed.rs"]
 mod embed;
