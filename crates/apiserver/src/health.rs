@@ -16,7 +16,7 @@ struct Check {
 fn checks(server: &Server, path: &str) -> Vec<Check> {
     let mut checks = vec![
         Check { name: "ping", is_good: true },
-        Check { name: "store", is_good: server.cache.store().get("").is_ok() },
+        Check { name: "store", is_good: server.cache.store().is_writable() },
     ];
     if path == "readyz" {
         checks.push(Check { name: "shutdown", is_good: !server.shutdown.is_cancelled() });

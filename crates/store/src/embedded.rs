@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,6 +47,7 @@ impl Default for StoreOptions {
 pub(crate) struct Shared {
     pub(crate) revision: AtomicU64,
     pub(crate) floor: AtomicU64,
+    pub(crate) has_failed: AtomicBool,
 }
 
 /// The embedded store. Dropping it writes what is left and closes the file.
@@ -168,6 +169,10 @@ impl Storage for Store {
 
     fn floor(&self) -> Revision {
         self.shared.floor.load(Ordering::Acquire)
+    }
+
+    fn is_writable(&self) -> bool {
+        !self.shared.has_failed.load(Ordering::Acquire)
     }
 
     fn size(&self) -> u64 {

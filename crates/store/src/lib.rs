@@ -153,6 +153,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// this one and newer ones.
     fn floor(&self) -> Revision;
 
+    /// Whether writes can succeed: false from the first failed write on (a full disk), until the store is opened anew.
+    fn is_writable(&self) -> bool;
+
     /// The engine's size on disk, in bytes.
     fn size(&self) -> u64;
 }

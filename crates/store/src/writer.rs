@@ -326,6 +326,7 @@ impl Writer {
         tracing::error!(%error, "the store failed and takes no more writes; free disk space, then start again");
         let error = Arc::new(error);
         self.failed = Some(error.clone());
+        self.shared.has_failed.store(true, Ordering::Release);
         error
     }
 }

@@ -1,6 +1,11 @@
 //! SIGKILL at random moments: no synced write is lost, no revision is given out twice.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at its first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test ends at its first surprise"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
@@ -102,4 +107,63 @@ fn killed_writers_lose_nothing_that_was_synced() {
         assert!(matches!(history, Ok(()) | Err(FollowError::Compacted { .. })), "{history:?}");
         newest = store.revision();
     }
+}
+
+const FULL: &str = "STORE_FULL_DIRECTORY";
+
+/// Not a test of its own: runs in a mount namespace where the directory is a small file system.
+#[test]
+#[ignore = "run by a_full_disk_is_said_and_nothing_is_lost in a mount namespace of its own"]
+fn fill_until_full() {
+    let Some(directory) = std::env::var_os(FULL) else { return };
+    let directory = Path::new(&directory);
+    let (path, filler) = (directory.join("store"), directory.join("filler"));
+    std::fs::write(&filler, vec![1; 512 * 1024]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let put = |number: usize| Write {
+            key: format!("key/{number:04}"),
+            expect: Expect::Absent,
+            op: Op::Put(Bytes::from(vec![7; 50_000])),
+            durability: Durability::Synced,
+        };
+        let store = Store::open(&path, &StoreOptions::default()).unwrap();
+        let mut written = 0;
+        let error = loop {
+            match store.commit(put(written)).await {
+                Ok(_) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.to_string().contains("No space left on device"), "{error}");
+        assert!(!store.is_writable());
+        store.commit(put(written + 1)).await.unwrap_err();
+        assert_eq!(store.range("key/", None, 0).unwrap().entries.len(), written);
+        drop(store);
+
+        std::fs::remove_file(&filler).unwrap();
+        let store = Store::open(&path, &StoreOptions::default()).unwrap();
+        assert!(store.is_writable());
+        assert_eq!(store.range("key/", None, 0).unwrap().entries.len(), written);
+        store.commit(put(written)).await.unwrap();
+    });
+    println!("full and freed");
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=4m none \"$STORE_FULL_DIRECTORY\" && exec \"$0\" --exact fill_until_full --ignored --nocapture";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env(FULL, directory.path())
+        .output()
+        .expect("this test needs `unshare`");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("full and freed"),
+        "this test needs root for its mount: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
