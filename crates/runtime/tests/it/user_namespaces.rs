@@ -1,6 +1,5 @@
 //! User namespaces: what is refused (F04-F10), what a fenced Pod looks like from inside and outside (G01-G04), volumes.
 
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use cri::v1::*;
@@ -81,22 +80,17 @@ fn f10_a_container_must_say_what_its_sandbox_says() {
     );
 }
 
-/// The inode of a namespace, and of the user namespace that owns it.
+/// The inode of a process' namespace, and of the user namespace that owns it.
 fn namespace(pid: i64, kind: &str) -> (u64, u64) {
-    let file = std::fs::File::open(format!("/proc/{pid}/ns/{kind}")).unwrap();
-    let owner = owner_of(&file);
-    (file.metadata().unwrap().ino(), owner)
-}
-
-/// `lsns` asks the kernel (NS_GET_USERNS) who owns a namespace.
-fn owner_of(namespace: &std::fs::File) -> u64 {
-    let script = format!(
-        "import fcntl,os,sys; fd=fcntl.ioctl({}, 0xb701); print(os.fstat(fd).st_ino)",
-        namespace.as_raw_fd()
-    );
-    rustix::io::fcntl_setfd(namespace, rustix::io::FdFlags::empty()).unwrap();
-    let output = std::process::Command::new("python3").args(["-c", &script]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_default()
+    let output = std::process::Command::new("lsns")
+        .args(["--noheadings", "--raw", "--output", "TYPE,NS,ONS", "--task", &pid.to_string()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line =
+        text.lines().find(|line| line.split(' ').next() == Some(kind)).expect("lsns lists the namespace");
+    let numbers: Vec<u64> = line.split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
+    (numbers[0], numbers[1])
 }
 
 #[test]
