@@ -5,9 +5,8 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::{Api, Client, Error};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -21,11 +20,13 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Renews the lease of `node` until `shutdown`.
 pub(crate) async fn renew_leases(client: Client, node: Node, clock: Clock, shutdown: CancellationToken) {
     let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
+    let mut held = None;
     let mut wait = FIRST_WAIT;
     loop {
-        let pause = match shutdown.run_until_cancelled(renew(&api, &node, &clock)).await {
+        let pause = match shutdown.run_until_cancelled(renew(&api, &node, &clock, held.take())).await {
             None => return,
-            Some(Ok(())) => {
+            Some(Ok(lease)) => {
+                held = Some(lease);
                 wait = FIRST_WAIT;
                 RENEWAL
             }
@@ -41,17 +42,17 @@ pub(crate) async fn renew_leases(client: Client, node: Node, clock: Clock, shutd
     }
 }
 
-async fn renew(api: &Api<Lease>, node: &Node, clock: &Clock) -> Result<(), Error> {
+/// Renews the lease that was read last; after a failure it is read (or made) anew.
+async fn renew(api: &Api<Lease>, node: &Node, clock: &Clock, held: Option<Lease>) -> Result<Lease, Error> {
     let name = node.metadata.name.clone().unwrap_or_default();
-    let time = MicroTime(clock.now());
-    let patch =
-        json!({"spec": {"holderIdentity": name, "leaseDurationSeconds": DURATION, "renewTime": time}});
-    match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Err(Error::Api(status)) if status.code == 404 => {
-            api.create(&PostParams::default(), &new_lease(node, name, time)).await.map(drop)
-        }
-        other => other.map(drop),
-    }
+    let known = match held {
+        Some(lease) => Some(lease),
+        None => api.get_opt(&name).await?,
+    };
+    let fresh = new_lease(node, name.clone(), MicroTime(clock.now()));
+    let Some(mut lease) = known else { return api.create(&PostParams::default(), &fresh).await };
+    lease.spec = fresh.spec;
+    api.replace(&name, &PostParams::default(), &lease).await
 }
 
 fn new_lease(node: &Node, name: String, time: MicroTime) -> Lease {

@@ -69,6 +69,17 @@ impl<K: Eq + Hash + Clone> Backoff<K> {
         self.entries.insert(key.clone(), Entry { wait, touched: now });
     }
 
+    /// After a restart of the node agent: the wait that `failures` failures in a row, the last attempt at
+    /// `tried_at`, had led to. What is known already stays.
+    pub(crate) fn resume(&mut self, key: &K, failures: u32, tried_at: Timestamp) {
+        if failures == 0 {
+            return;
+        }
+        let doublings = (1..failures.min(32)).fold(self.initial, |wait, _| (wait + wait).min(self.longest));
+        let entry = Entry { wait: doublings, touched: tried_at };
+        self.entries.entry(key.clone()).or_insert(entry);
+    }
+
     /// Forgets `key`: its next failure waits the shortest time again.
     pub(crate) fn forget(&mut self, key: &K) {
         self.entries.remove(key);
@@ -115,6 +126,18 @@ mod tests {
         backoff.lengthen(&"c", at(612), at(612));
         let wait = SignedDuration::from_secs(10);
         assert_eq!(backoff.check(&"c", at(613), at(613)), Verdict::Wait { until: at(623), wait });
+    }
+
+    #[test]
+    fn a_restart_of_the_node_agent_does_not_shorten_the_wait() {
+        let mut backoff = Backoff::default();
+        backoff.resume(&"c", 4, at(0));
+        let wait = SignedDuration::from_secs(80);
+        assert_eq!(backoff.check(&"c", at(1), at(1)), Verdict::Wait { until: at(81), wait });
+        backoff.resume(&"c", 1, at(0));
+        assert!(matches!(backoff.check(&"c", at(1), at(80)), Verdict::Wait { .. }), "what is known stays");
+        backoff.resume(&"new", 0, at(0));
+        assert_eq!(backoff.check(&"new", at(1), at(1)), Verdict::Go);
     }
 
     #[test]

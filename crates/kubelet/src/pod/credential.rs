@@ -44,6 +44,18 @@ fn full_name(image: &str) -> String {
     }
 }
 
+/// The name under which an image is shown: complete, with its tag or digest.
+pub(crate) fn shown_name(image: &str) -> String {
+    let host = full_name(image);
+    let (_, digest) = image.split_once('@').unwrap_or((image, ""));
+    let has_tag = host.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    match (digest.is_empty(), has_tag) {
+        (false, _) => format!("{host}@{digest}"),
+        (true, true) => host,
+        (true, false) => format!("{host}:latest"),
+    }
+}
+
 /// `https://index.docker.io/v1/` as `docker.io`.
 fn normalise(server: &str) -> String {
     let bare = server.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
@@ -107,6 +119,19 @@ mod tests {
             .into_iter()
             .map(|auth| auth.username)
             .collect()
+    }
+
+    #[test]
+    fn images_are_shown_with_their_whole_name() {
+        for (image, shown) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27"),
+            ("user/app", "docker.io/user/app:latest"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+            ("r.example/app@sha256:1", "r.example/app@sha256:1"),
+        ] {
+            assert_eq!(shown_name(image), shown);
+        }
     }
 
     #[test]

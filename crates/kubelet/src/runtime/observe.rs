@@ -7,6 +7,7 @@ use cri::v1;
 
 use super::{Cri, CriError};
 use crate::clock::from_nanoseconds;
+use crate::pod::credential::shown_name;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, LinuxUser, Observed, Sandbox, Stage};
 use crate::uid::PodUid;
@@ -120,7 +121,7 @@ pub(crate) fn record_of(sandbox_id: &str, status: &v1::ContainerStatus) -> Conta
         exit_code: status.exit_code,
         reason: status.reason.clone(),
         message: status.message.clone(),
-        image: status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default(),
+        image: status.image.as_ref().map(image_name).unwrap_or_default(),
         image_id: if status.image_ref.is_empty() {
             status.image_id.clone()
         } else {
@@ -131,6 +132,13 @@ pub(crate) fn record_of(sandbox_id: &str, status: &v1::ContainerStatus) -> Conta
         user,
         stop_signal: (signal != v1::Signal::RuntimeDefault).then(|| signal.as_str_name().to_owned()),
     }
+}
+
+/// The image as users know it: what they wrote, in full, where the runtime answers with an ID.
+fn image_name(image: &v1::ImageSpec) -> String {
+    let written = &image.user_specified_image;
+    let is_id = image.image.starts_with("sha256:") || !image.image.contains(['/', ':', '.']);
+    if is_id && !written.is_empty() { shown_name(written) } else { image.image.clone() }
 }
 
 /// Forgets ended containers that the runtime has removed.

@@ -142,7 +142,8 @@ fn state_of(input: StatusInput<'_>, record: &ContainerRecord) -> ContainerState 
             exit_code: record.exit_code,
             reason: Some(record.reason.clone()).filter(|text| !text.is_empty()),
             message: Some(record.message.clone()).filter(|text| !text.is_empty()),
-            started_at: time(record.started_at),
+            // One that was never started has the time it was made, so that no client shows the year 1.
+            started_at: time(record.started_at.or(record.created_at)),
             finished_at: time(record.finished_at),
             container_id: Some(container_id(input, record)),
             signal: None,

@@ -28,6 +28,9 @@ use crate::volume::sub_path::bind_sub_path;
 /// How long a container whose configuration is wrong waits, unless what it refers to changes.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
+/// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
+const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(1);
+
 /// Why a container did not start.
 enum StartFailure {
     Image(ImageFailure),
@@ -87,8 +90,9 @@ impl Worker {
         let (waiting, until, has_record) = match failure {
             StartFailure::Aborted => return true,
             StartFailure::Image(failure) => {
-                let until = failure.until.or(later);
-                (failure.waiting, until, false)
+                let is_new = failure.waiting.reason == "ErrImagePull";
+                let soon = now.saturating_add(SHOW_PULL_ERROR).ok();
+                (failure.waiting, if is_new { soon } else { failure.until.or(later) }, false)
             }
             StartFailure::Config(message) => (waiting("CreateContainerConfigError", message), later, false),
             StartFailure::Create(error) => (waiting("CreateContainerError", error.message), later, false),

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::observed::Observed;
-use super::plan::CrashKey;
+use super::plan::{CrashKey, crash_key};
 use super::publish::Publisher;
 use super::status::phase::Phase;
 use super::status::{Failure, StatusInput, Waiting, plan_status};
@@ -100,6 +100,7 @@ pub(crate) struct Worker {
     is_removed: bool,
     first_seen: Timestamp,
     has_run: bool,
+    has_looked: bool,
 }
 
 /// What containers of the Pod are made with; gathered before the first one starts.
@@ -155,6 +156,7 @@ impl Worker {
             is_removed: false,
             first_seen,
             has_run: false,
+            has_looked: false,
         }
     }
 
@@ -193,6 +195,7 @@ impl Worker {
             }
         };
         self.track_logs(&desired.pod, &observed);
+        self.resume_backoff(&desired.pod, &observed);
         let facts = self.facts(&desired, &observed);
         let (stage, action) = step(self.stage, facts);
         if stage != self.stage {
@@ -212,6 +215,22 @@ impl Worker {
             Action::Finish => return None,
         };
         Some(next)
+    }
+
+    /// Back-off goes on where it was before a restart of the node agent: the restart counts tell.
+    fn resume_backoff(&mut self, pod: &Pod, observed: &Observed) {
+        if std::mem::replace(&mut self.has_looked, true) {
+            return;
+        }
+        let spec = pod.spec.iter();
+        let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        for container in containers {
+            let Some(latest) = observed.latest(&container.name) else { continue };
+            let failures = u32::try_from(latest.restart_count).unwrap_or_default();
+            if let Some(tried_at) = latest.created_at {
+                self.crashes.resume(&crash_key(container), failures, tried_at);
+            }
+        }
     }
 
     /// Logs of running containers are watched for rotation, others not any more.
