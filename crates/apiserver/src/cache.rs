@@ -14,6 +14,9 @@ use store::{Change, Durability, Expect, FollowError, Op, Storage, StoreError, Wr
 pub(crate) use object::Object;
 pub(crate) use table::{Event, Expired, Snapshot, Table, When, frame};
 
+/// Objects read from the store at a time.
+const PAGE: usize = 256;
+
 /// The cache could not be filled.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -49,6 +52,24 @@ struct Filled {
 }
 
 impl Filled {
+    /// Reads all objects, some at a time. Nothing writes yet.
+    fn load(&self, store: &dyn Storage) -> Result<(), CacheError> {
+        let mut last: Option<Arc<str>> = None;
+        loop {
+            let listing = store.range("", last.as_deref(), PAGE)?;
+            for entry in &listing.entries {
+                let Some((table, key)) = self.split(&entry.key) else { continue };
+                if !table.load(key, entry.revision, &entry.value) {
+                    return Err(CacheError::Form { key: entry.key.to_string() });
+                }
+            }
+            match listing.entries.last() {
+                Some(entry) if listing.entries.len() == PAGE => last = Some(entry.key.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     fn take(&self, changes: &[Change], loaded: u64) {
         for change in changes {
             if let Some((table, key)) = self.split(&change.key) {
@@ -79,16 +100,11 @@ impl Cache {
                 tables.push(Table::new(kind));
             }
         }
-        let listing = store.range("", None, 0)?;
-        let filled = Arc::new(Filled { tables, revision: AtomicU64::new(listing.revision) });
-        for entry in listing.entries {
-            let Some((table, key)) = filled.split(&entry.key) else { continue };
-            if !table.load(key, entry.revision, &entry.value) {
-                return Err(CacheError::Form { key: entry.key.to_string() });
-            }
-        }
+        let loaded = store.revision();
+        let filled = Arc::new(Filled { tables, revision: AtomicU64::new(loaded) });
+        filled.load(&*store)?;
         let cache = Self { filled, store };
-        cache.follow(listing.revision).await?;
+        cache.follow(loaded).await?;
         Ok(Arc::new(cache))
     }
 

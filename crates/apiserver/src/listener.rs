@@ -24,8 +24,10 @@ use crate::{authn, body};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 4096;
-/// How long the handshake and the head of a request may take.
+/// How long the TLS handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an HTTP/1.1 connection may wait for the head of its next request; upstream's.
+const IDLE: Duration = Duration::from_secs(90);
 /// How long open requests may go on when the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// After an error of `accept` (no descriptors left), the next try.
@@ -112,7 +114,7 @@ async fn serve(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

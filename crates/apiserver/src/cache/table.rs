@@ -179,12 +179,14 @@ impl Table {
                 Some(Arc::new(self.encoder.object(key.clone(), *revision, stored)?))
             }
         };
-        let object = match &change.value {
-            Some(stored) => self.encoder.object(key, change.revision, stored)?,
-            None => previous.as_ref()?.removed_at(&self.encoder, change.revision)?,
+        // Of the past, what is still there has been loaded already.
+        let loaded = if when == When::Past { self.get(&key) } else { None };
+        let object = match (&change.value, loaded) {
+            (Some(_), Some(loaded)) if loaded.revision() == change.revision => loaded,
+            (Some(stored), _) => Arc::new(self.encoder.object(key, change.revision, stored)?),
+            (None, _) => Arc::new(previous.as_ref()?.removed_at(&self.encoder, change.revision)?),
         };
-        let (revision, removed) = (change.revision, change.value.is_none());
-        let (object, at) = (Arc::new(object), Instant::now());
+        let (revision, removed, at) = (change.revision, change.value.is_none(), Instant::now());
         Some(Event { revision, object, previous, removed, at, frame: OnceLock::new() })
     }
 
