@@ -37,18 +37,26 @@ struct ConfigMap {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Whole {
-    metadata: Metadata,
+    metadata: Annotated,
     #[serde(default)]
     data: BTreeMap<String, String>,
     #[serde(default)]
     binary_data: BTreeMap<String, String>,
 }
 
+#[derive(Deserialize)]
+struct Annotated {
+    #[serde(flatten)]
+    metadata: Metadata,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
 impl From<Whole> for ConfigMap {
     fn from(whole: Whole) -> Self {
-        let key = whole.metadata.key();
+        let Annotated { metadata, annotations } = whole.metadata;
         let has_binary_data = !whole.binary_data.is_empty();
-        Self { key, annotations: whole.metadata.annotations, data: whole.data, has_binary_data }
+        Self { key: metadata.key(), annotations, data: whole.data, has_binary_data }
     }
 }
 

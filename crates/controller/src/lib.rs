@@ -7,6 +7,7 @@
 
 mod account;
 mod discovery;
+mod garbage;
 mod metadata;
 mod namespace;
 mod queue;
@@ -37,7 +38,8 @@ impl ControllerConfig {
 pub async fn run(client: Client, config: ControllerConfig, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(account::run(client.clone(), config.ca_pem, shutdown.clone()));
-    tasks.spawn(namespace::run(client, shutdown));
+    tasks.spawn(namespace::run(client.clone(), shutdown.clone()));
+    tasks.spawn(garbage::run(client, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended before its time; restart the program");

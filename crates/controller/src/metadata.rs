@@ -1,9 +1,7 @@
 //! The part of an object's metadata that controllers decide by.
 
-use std::collections::BTreeMap;
-
 use informer::Meta;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What is read of `metadata`; the rest is dropped while it is read.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -17,18 +15,20 @@ pub(crate) struct Metadata {
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
     pub(crate) owner_references: Vec<OwnerReference>,
-    pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// An owner, as its dependent names it.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+/// An owner, as its dependent names it; whole, because it is written back when another one is taken away.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct OwnerReference {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) uid: String,
-    pub(crate) block_owner_deletion: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) controller: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block_owner_deletion: Option<bool>,
 }
 
 impl Metadata {
