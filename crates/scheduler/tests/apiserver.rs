@@ -1,5 +1,5 @@
 //! The scheduler over the real API server, with the rights that it has in a node.
-#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at its first surprise")]
 
 use std::time::Duration;
 
