@@ -45,13 +45,33 @@ pub(crate) fn take(root: &Path, run: &Path) -> Result<InstanceLock, LockError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(io)?;
-            return Err(LockError::Held { root: root.to_owned(), pid: pid.trim().to_owned() });
+            if !is_dying(pid.trim()) {
+                return Err(LockError::Held { root: root.to_owned(), pid: pid.trim().to_owned() });
+            }
+            // Its memory is being taken down; the lock goes with its last descriptor.
+            flock(&file, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
         }
         Err(e) => return Err(io(e.into())),
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
     Ok(InstanceLock(file))
+}
+
+/// Whether a process has been killed or has ended and is only not gone yet: a daemon started right after `kill -9`
+/// must not be told that the old one still runs.
+fn is_dying(pid: &str) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let is_ended = field("State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+    let killed = 1_u64 << (sigkill() - 1);
+    let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(field);
+    let mut pending = pending.filter_map(|mask| u64::from_str_radix(mask, 16).ok());
+    is_ended || pending.any(|mask| mask & killed != 0)
+}
+
+fn sigkill() -> u32 {
+    rustix::process::Signal::KILL.as_raw().unsigned_abs()
 }
 
 /// The PID of the daemon that holds the root, if one does.
