@@ -1,5 +1,6 @@
 //! Builds the shim and puts it where `include_bytes!(concat!(env!("OUT_DIR"), "/kakoi-shim"))` finds it.
 
+#[allow(unreachable_pub, reason = "the module is shared with the shim's tests")]
 #[path = "../shim/embed.rs"]
 mod embed;
 

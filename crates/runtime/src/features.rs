@@ -33,7 +33,7 @@ pub(crate) struct Probe<'a> {
     /// The parent of the images' layers.
     pub(crate) layers_dir: &'a Path,
     /// Further directories that must be ID-mappable.
-    pub(crate) probe_dirs: &'a [PathBuf],
+    pub(crate) volume_dirs: &'a [PathBuf],
     /// Where `passwd`, `subuid` and `subgid` lie.
     pub(crate) etc: &'a Path,
 }
@@ -72,7 +72,7 @@ impl Features {
 fn probe_user_namespaces(probe: &Probe<'_>) -> Result<Vec<String>, String> {
     let namespace = highest_namespace()?;
     let mapping = namespace.as_fd();
-    for directory in probe.probe_dirs.iter().map(PathBuf::as_path).chain([probe.state_dir]) {
+    for directory in probe.volume_dirs.iter().map(PathBuf::as_path).chain([probe.state_dir]) {
         if directory.exists() {
             sys::mount::is_id_mappable(directory, mapping).map_err(|error| error.to_string())?;
         }

@@ -142,7 +142,7 @@ impl Runtime {
                 self.core.complete(sandbox::remove(Arc::clone(&self.core), sandbox.id.clone())).await;
             if let Err(error) = removed {
                 tracing::error!(sandbox = sandbox.id, %error, "cannot end a Pod");
-                first.get_or_insert(error.to_string());
+                first.get_or_insert_with(|| error.to_string());
             }
         }
         if first.is_none()
@@ -175,7 +175,7 @@ fn prepare(
     let features = Features::probe(&Probe {
         state_dir: &config.state_dir,
         layers_dir: &config.images.layers_dir(),
-        probe_dirs: &config.probe_dirs,
+        volume_dirs: &config.probe_dirs,
         etc: &config.etc,
     });
     let launcher = Launcher::new(&config.shim)

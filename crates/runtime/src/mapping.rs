@@ -269,7 +269,7 @@ mod tests {
         let error = check_container(Some(&other), sandbox).unwrap_err();
         assert!(error.to_string().contains("0 196608 65536") && error.to_string().contains("0 131072 65536"));
         assert!(check_container(None, sandbox).is_err(), "the node's namespace is another one too");
-        assert!(check_container(Some(&pod(line(0, 131_072, 65_536))), sandbox).is_ok());
+        check_container(Some(&pod(line(0, 131_072, 65_536))), sandbox).unwrap();
     }
 
     #[test]
@@ -283,8 +283,8 @@ mod tests {
         };
         assert_eq!(check_mount(&mount(vec![]), sandbox), Ok(false));
         assert_eq!(check_mount(&mount(vec![line(0, 131_072, 65_536)]), sandbox), Ok(true));
-        assert!(check_mount(&mount(vec![line(0, 196_608, 65_536)]), sandbox).is_err());
-        assert!(check_mount(&mount(vec![line(0, 131_072, 65_536)]), None).is_err());
+        check_mount(&mount(vec![line(0, 196_608, 65_536)]), sandbox).unwrap_err();
+        check_mount(&mount(vec![line(0, 131_072, 65_536)]), None).unwrap_err();
     }
 
     #[test]

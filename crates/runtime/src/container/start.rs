@@ -51,14 +51,14 @@ struct Failure {
     exited: Exited,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for Box<Failure> {
     fn from(error: Error) -> Self {
-        Self::new(error, FailureKind::Setup.exit_code())
+        Failure::boxed(error, FailureKind::Setup.exit_code())
     }
 }
 
 impl Failure {
-    fn new(error: Error, code: i32) -> Self {
+    fn boxed(error: Error, code: i32) -> Box<Self> {
         let reason = status::start_failure(code);
         let exited = Exited {
             started_at: 0,
@@ -67,21 +67,26 @@ impl Failure {
             reason: reason.to_owned(),
             message: error.to_string(),
         };
-        Self { error, exited }
+        Box::new(Self { error, exited })
     }
 }
 
-impl From<ClientError> for Failure {
+impl From<ClientError> for Box<Failure> {
     fn from(error: ClientError) -> Self {
         let kind = match &error {
             ClientError::Refused(failure) => failure.kind,
             _ => FailureKind::Setup,
         };
-        Self::new(Error::failed("start the container", &error), kind.exit_code())
+        Failure::boxed(Error::failed("start the container", &error), kind.exit_code())
     }
 }
 
-fn launch(core: &Core, sandbox: &Sandbox, container: &Container, shim: &ShimClient) -> Result<(), Failure> {
+fn launch(
+    core: &Core,
+    sandbox: &Sandbox,
+    container: &Container,
+    shim: &ShimClient,
+) -> Result<(), Box<Failure>> {
     container.update(|record| record.phase = ContainerPhase::Starting)?;
     core.config.crash.reached(CrashPoint::ContainerStarting)?;
     let started = hand_over(core, sandbox, container).and_then(|()| {
@@ -104,7 +109,7 @@ fn launch(core: &Core, sandbox: &Sandbox, container: &Container, shim: &ShimClie
 }
 
 /// Opens everything and gives the shim the plan.
-fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<(), Failure> {
+fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<(), Box<Failure>> {
     let (record, of_sandbox) = (container.record(), sandbox.record());
     let group = super::cgroup_path(core, &of_sandbox, &record.id);
     let resources =

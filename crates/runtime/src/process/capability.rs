@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_to_add_is_refused_and_to_drop_is_not() {
-        assert!(plan(&["NO_SUCH".into()], &[], &[], false).is_err());
+        plan(&["NO_SUCH".into()], &[], &[], false).unwrap_err();
         assert_eq!(granted(&[], &["NO_SUCH"]), granted(&[], &[]));
     }
 

@@ -287,9 +287,9 @@ mod tests {
         let user = |uid, group| User { uid, groups: vec![group], ..User::default() };
         let message = check_mapped(&user(70_000, 0), ids).unwrap_err().to_string();
         assert!(message.contains("70000") && message.contains("131072") && message.contains("idsPerPod"));
-        assert!(check_mapped(&user(0, 70_000), ids).is_err());
-        assert!(check_mapped(&user(65_535, 65_535), ids).is_ok());
-        assert!(check_mapped(&user(70_000, 70_000), None).is_ok());
+        check_mapped(&user(0, 70_000), ids).unwrap_err();
+        check_mapped(&user(65_535, 65_535), ids).unwrap();
+        check_mapped(&user(70_000, 70_000), None).unwrap();
     }
 
     #[test]

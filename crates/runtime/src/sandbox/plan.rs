@@ -240,7 +240,7 @@ mod tests {
     fn g05_a_namespaced_sysctl_is_taken() {
         let plan = planned(fenced(), &[("net/ipv4/ip_unprivileged_port_start", "0")]).unwrap();
         assert_eq!(plan.sysctls[0].name, "net.ipv4.ip_unprivileged_port_start");
-        assert!(planned(fenced(), &[("fs.mqueue.msg_max", "100"), ("kernel.sem", "1 2 3 4")]).is_ok());
+        planned(fenced(), &[("fs.mqueue.msg_max", "100"), ("kernel.sem", "1 2 3 4")]).unwrap();
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         }
         let host_network =
             NamespaceOption { network: NamespaceMode::Node.into(), ..NamespaceOption::default() };
-        assert!(planned(host_network, &[("net.core.somaxconn", "1")]).is_err());
+        planned(host_network, &[("net.core.somaxconn", "1")]).unwrap_err();
     }
 
     #[test]
@@ -269,6 +269,6 @@ mod tests {
     fn the_host_name_is_the_nodes_when_the_network_is() {
         let plan = planned(NamespaceOption { network: NamespaceMode::Node.into(), ..fenced() }, &[]).unwrap();
         assert_eq!((plan.network, plan.uts), (Namespace::Node, Namespace::Node));
-        assert!(planned(NamespaceOption { network: 7, ..fenced() }, &[]).is_err());
+        planned(NamespaceOption { network: 7, ..fenced() }, &[]).unwrap_err();
     }
 }

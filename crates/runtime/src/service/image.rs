@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use cri::v1::image_service_server::ImageService;
+#[allow(clippy::wildcard_imports, reason = "a service names most messages of its package")]
 use cri::v1::*;
 use image::{ImageRecord, RegistryAuth};
 use tonic::{Request, Response, Status};

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use cri::v1::runtime_service_server::RuntimeService;
+#[allow(clippy::wildcard_imports, reason = "a service names most messages of its package")]
 use cri::v1::*;
 use stream::remotecommand::Streams;
 use tokio_stream::wrappers::BroadcastStream;

@@ -43,6 +43,8 @@ struct Process {
     stdin: Option<Descriptor>,
     stdout: Option<Descriptor>,
     stderr: Option<Descriptor>,
+    /// `stdout` is the master of a terminal, and input goes there too.
+    has_terminal: bool,
 }
 
 /// Runs a command and waits for it.
@@ -115,15 +117,12 @@ pub(super) async fn exec(
 async fn run(core: &Core, mut process: Process, client: RemoteCommand) {
     let RemoteCommand { stdin, stdout, stderr, resize, exit } = client;
     let gone = exit.gone();
-    // A terminal is one descriptor: what is written to it is input, what is read is output.
-    let terminal = process.stdout.as_ref().filter(|_| process.stdin.is_none()).map(|fd| fd.get().try_clone());
-    let input = match (process.stdin.take(), &terminal) {
-        (Some(stdin), _) => Some(stdin),
-        (None, Some(Ok(_))) if stdin.is_some() => process.stdout.as_ref().and_then(duplicate),
-        _ => None,
-    };
-    let resizer =
-        terminal.and_then(Result::ok).map(|terminal| tokio::spawn(resize_terminal(resize, terminal)));
+    let terminal = process.stdout.as_ref().filter(|_| process.has_terminal);
+    let resizer = terminal
+        .and_then(|terminal| terminal.get().try_clone().ok())
+        .map(|terminal| tokio::spawn(resize_terminal(resize, terminal)));
+    let typed = terminal.filter(|_| stdin.is_some()).and_then(duplicate);
+    let input = process.stdin.take().or(typed);
     let feeder = tokio::spawn(copy_input(stdin, input));
     let (out, err) = (process.stdout.take(), process.stderr.take());
     let outputs =
@@ -194,7 +193,7 @@ async fn begin(core: &Arc<Core>, container: &str, command: &[String], streams: S
         let ends = async_end(stdin).and_then(|stdin| Ok((stdin, async_end(stdout)?, async_end(stderr)?)));
         let (stdin, stdout, stderr) =
             ends.map_err(|error| Error::failed("open the command's streams", error))?;
-        Ok(Process { id: id.clone(), shim, exited, stdin, stdout, stderr })
+        Ok(Process { id: id.clone(), shim, exited, stdin, stdout, stderr, has_terminal: streams.tty })
     });
     if process.is_err() {
         core.forget_exec(&id);

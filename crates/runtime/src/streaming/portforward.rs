@@ -40,7 +40,7 @@ async fn relay(core: &Arc<Core>, sandbox: &str, forward: Forward) {
     }
 }
 
-/// Connects to the sandbox's 127.0.0.1, else to its ::1.
+/// Connects to the sandbox's `127.0.0.1`, else to its `::1`.
 async fn connect(core: &Arc<Core>, sandbox: &str, port: u16) -> Result<TcpStream> {
     let shim = core.table.sandbox(sandbox)?.live_shim()?;
     let netns =
@@ -75,8 +75,8 @@ async fn socket_in(netns: OwnedFd, is_v6: bool) -> io::Result<OwnedFd> {
         let _ = sender.send(made);
     };
     let thread = std::thread::Builder::new().name("pod-socket".to_owned()).spawn(make)?;
-    let made = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let socket = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     // It has sent its answer, so it is at its end.
     let _ = thread.join();
-    made
+    socket
 }

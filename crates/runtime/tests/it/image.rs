@@ -48,6 +48,7 @@ pub(crate) fn write(mirror: &Path) {
     write_layout(&mirror.join("busybox"), &tar.into_inner().unwrap(), &config);
 }
 
+#[expect(clippy::too_many_arguments, reason = "they are the fields of a tar header")]
 fn entry(
     tar: &mut tar::Builder<Vec<u8>>,
     kind: EntryType,

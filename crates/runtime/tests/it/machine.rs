@@ -16,7 +16,7 @@ use crate::{daemon, image};
 const INSIDE: &str = "KAKOI_TEST_INSIDE";
 
 /// How long anything may take here.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The host IDs that these tests map; far from what a node gives out.
 pub(crate) const BASE: u32 = 3_000_000_000;
@@ -370,7 +370,7 @@ impl Remains {
             }
             if group.contains(&format!("/{}/", self.group)) {
                 let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-                found.push(format!("{:?} {command}", entry.file_name()));
+                found.push(format!("{} {command}", entry.file_name().display()));
             }
         }
         found

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::large_futures,
     reason = "test helpers fail by panicking"
 )]
 

@@ -135,7 +135,7 @@ fn attach_reaches_the_containers_own_process() {
 fn port_forward_reaches_a_port_of_the_pods_loopback() {
     on_a_machine("streams::port_forward_reaches_a_port_of_the_pods_loopback", |mut machine| async move {
         let sandbox = machine.run_sandbox(machine.fenced_config("pod", 1)).await;
-        let listen = ["sh", "-c", "echo up; while :; do echo served | nc -l -p 8080 -s 127.0.0.1; done"];
+        let listen = ["sh", "-c", "echo up; while :; do echo served | nc -l -p 8080; done"];
         machine.run_container(&sandbox, container("c", fenced_options(1), &listen)).await;
         let sessions = Sessions::default();
         let request = PortForwardRequest { pod_sandbox_id: sandbox, port: vec![8080] };
