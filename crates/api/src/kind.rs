@@ -85,6 +85,8 @@ pub struct Kind {
     pub store_prefix: &'static str,
     /// Defaults that the schema table cannot say.
     pub default: fn(&mut Value),
+    /// Texts for `Warning` headers about what `prepare_create` will drop from a new object.
+    pub dropped: fn(&Value, &Ctx) -> Vec<String>,
     /// What the server writes into a new object, before validation.
     pub prepare_create: fn(&mut Value, &Ctx),
     /// What the server writes into a changed object (new, old), before validation.

@@ -278,3 +278,19 @@ fn a_status_update_changes_no_class_and_revives_no_container() {
         "status.podIPs: Invalid value: [{\"ip\":\"10.0.0.1\"},{\"ip\":\"10.0.0.2\"}]: may specify no more than one IP for each IP family"
     );
 }
+
+#[test]
+fn a14_a_gate_that_is_off_drops_host_users_and_says_so() {
+    let off = Ctx { gates: Gates::default().with(Feature::UserNamespacesSupport, false), ..ctx() };
+    let asked = with(&json!({"spec": {"hostUsers": false}}));
+    let warnings = (pods().dropped)(&asked, &off);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0]
+            .starts_with("spec.hostUsers: dropped, because the feature gate UserNamespacesSupport is off")
+    );
+    assert!((pods().dropped)(&asked, &ctx()).is_empty());
+    let pod = admit(asked, &off);
+    assert!(pod["spec"].get("hostUsers").is_none());
+    assert!((pods().validate)(&pod, &off).is_empty());
+}

@@ -164,6 +164,7 @@ impl<'a> Write<'a> {
         }
         self.fill_system_fields(&mut object);
         admission::create(self, &mut object).await?;
+        warnings.extend((self.kind.dropped)(&object, &self.ctx()));
         (self.kind.prepare_create)(&mut object, &self.ctx());
         let name = meta::text(&object, "name").to_owned();
         let errors = (self.kind.validate)(&object, &self.ctx());
@@ -332,7 +333,7 @@ impl<'a> Write<'a> {
                 (kind.prepare_status)(&mut new, old, &ctx);
                 (kind.validate_status)(&new, old, &ctx)
             }
-            Part::Finalize => FieldErrors::new(),
+            Part::Finalize => api::validation::object::namespace_finalize(&new, old),
         };
         if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
     }

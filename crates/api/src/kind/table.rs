@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Ctx, Grace, Kind, Subresource, config, event, namespace, node, pod};
+use crate::admission;
 use crate::table::{self, small};
 use crate::validation::{self as rules, FieldErrors, object};
 use crate::warning;
@@ -33,6 +34,7 @@ const PLAIN: Kind = Kind {
     has_status: false,
     store_prefix: "",
     default: same,
+    dropped: |_, _| Vec::new(),
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
     prepare_status: |_, _, _| {},
@@ -161,6 +163,7 @@ static KINDS: &[Kind] = &[
         validate_status: rules::pod_update::pod_status_update,
         row_conditions: table::pod::row_conditions,
         default: pod::default,
+        dropped: |pod, ctx| admission::dropped_field_warnings(pod, ctx.gates),
         prepare_create: pod::prepare_create,
         prepare_update: pod::prepare_update,
         prepare_status: pod::prepare_status,
