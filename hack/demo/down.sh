@@ -20,10 +20,14 @@ if [ -e "$made" ]; then
     done <"$made"
     remove "$state"
 fi
-# The register of IDs is the machine's: other instances may have claims in it.
+# /run/kakoi has the machine's registers, too: other instances may have entries in them.
+machine=/run/kakoi
 if [ -d "$run" ]; then
-    find "$run" -mindepth 1 -maxdepth 1 ! -name ids -exec rm -rf --one-file-system {} +
-    [ -n "$(find "$run/ids" -type f ! -name .lock 2>/dev/null)" ] || rm -rf "$run/ids"
-    rmdir --ignore-fail-on-non-empty "$run" 2>/dev/null || true
+    find "$run" -mindepth 1 -maxdepth 1 ! -name ids ! -name network -exec rm -rf --one-file-system {} +
 fi
+grep -slF "\"root\":\"$root\"" "$machine/ids"/* | xargs -r rm -f
+[ -n "$(find "$machine/ids" -type f ! -name .lock 2>/dev/null)" ] || rm -rf "$machine/ids"
+for directory in "$machine/network" "$run" "$machine"; do
+    rmdir "$directory" 2>/dev/null || true
+done
 echo "The demo is undone. These stay: the images in $images, and the Debian packages that hack/prepare.sh names."

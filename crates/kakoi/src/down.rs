@@ -26,6 +26,8 @@ pub(crate) enum DownError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Stop(#[from] runtime::StopError),
+    #[error("the Pods have ended, but their volumes are still mounted: {0}")]
+    Volumes(#[source] io::Error),
     #[error("the Pods have ended, but the network is not down: {0}")]
     Network(#[from] network::NetworkError),
 }
@@ -66,5 +68,6 @@ async fn stop_pods(places: &Places, config: &Config) -> Result<(), DownError> {
     let stopped = runtime.stop_all().await;
     runtime.shutdown().await;
     stopped?;
+    kubelet::unmount_volumes(&places.kubelet()).map_err(DownError::Volumes)?;
     Ok(network.teardown().await?)
 }

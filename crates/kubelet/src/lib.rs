@@ -35,3 +35,11 @@ pub use run::{RunError, run};
 pub use server::auth::{ServerTls, TlsError};
 pub use uid::{BadPodUid, PodUid};
 pub use volume::setup::VolumeProbe;
+
+/// Unmounts the volumes of all Pods below `kubelet_dir`. The caller knows that no container of them runs.
+///
+/// # Errors
+/// When the mount table can't be read or the kernel keeps a mount.
+pub fn unmount_volumes(kubelet_dir: &std::path::Path) -> std::io::Result<()> {
+    volume::mount::unmount_below(&kubelet_dir.join("pods"))
+}
