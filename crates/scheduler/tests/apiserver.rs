@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
+use futures::StreamExt as _;
 use http::{Method, Request};
 use kube::Client;
+use kube::api::{WatchEvent, WatchParams};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
+const EVENTS: &str = "/api/v1/namespaces/default/events";
 
 struct Cluster {
     server: ApiServer,
@@ -52,10 +55,6 @@ impl Cluster {
         self.admin.request(request).await.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    async fn get(&self, path: &str) -> Value {
-        self.admin.request(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
-    }
-
     async fn node(&self, name: &str, cpu: &str) {
         self.send(Method::POST, "/api/v1/nodes", &json!({"metadata": {"name": name}})).await;
         let room = json!({"cpu": cpu, "memory": "8Gi", "pods": "110"});
@@ -70,20 +69,32 @@ impl Cluster {
         self.send(Method::POST, PODS, &pod).await;
     }
 
-    /// Asks again until the answer is as wanted.
-    async fn wait(&self, path: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
-        let asking = async {
+    /// Watches a collection until one of its objects is as wanted.
+    async fn wait(&self, collection: &str, fields: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let watching = async {
+            let params = WatchParams::default().fields(fields);
+            let request = kube::core::Request::new(collection).watch(&params, "").unwrap();
+            let mut events = std::pin::pin!(self.admin.request_events::<Value>(request).await.unwrap());
             loop {
-                let found = self.get(path).await;
-                if is_wanted(&found) {
-                    return found;
+                match events.next().await.unwrap().unwrap() {
+                    WatchEvent::Added(found) | WatchEvent::Modified(found) if is_wanted(&found) => {
+                        return found;
+                    }
+                    _ => {}
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), asking)
-            .await
-            .unwrap_or_else(|_| panic!("{path} never came about"))
+        let found = tokio::time::timeout(Duration::from_secs(20), watching).await;
+        found.unwrap_or_else(|_| panic!("{collection} {fields}: nothing as wanted"))
+    }
+
+    async fn wait_for_pod(&self, name: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait(PODS, &format!("metadata.name={name}"), is_wanted).await
+    }
+
+    async fn wait_for_event(&self, pod: &str, reason: &str, message: &str) {
+        let fields = format!("involvedObject.name={pod}");
+        self.wait(EVENTS, &fields, |e| e["reason"] == reason && e["message"] == message).await;
     }
 
     async fn stop(self) {
@@ -91,10 +102,6 @@ impl Cluster {
         tokio::time::timeout(Duration::from_secs(20), self.scheduler).await.unwrap().unwrap();
         tokio::time::timeout(Duration::from_secs(20), self.server.join()).await.unwrap();
     }
-}
-
-fn has_event(list: &Value, reason: &str, message: &str) -> bool {
-    list["items"].as_array().unwrap().iter().any(|e| e["reason"] == reason && e["message"] == message)
 }
 
 fn scheduled(pod: &Value) -> Value {
@@ -106,24 +113,22 @@ fn scheduled(pod: &Value) -> Value {
 async fn pods_wait_for_a_node_and_then_are_bound_with_event_and_condition() {
     let cluster = Cluster::start().await;
     cluster.pod("big", "3").await;
-    let waiting = cluster.wait(&format!("{PODS}/big"), |p| scheduled(p)["status"] == "False").await;
+    let waiting = cluster.wait_for_pod("big", |p| scheduled(p)["status"] == "False").await;
     assert_eq!(scheduled(&waiting)["message"], "no nodes available to schedule pods");
     assert_eq!(scheduled(&waiting)["reason"], "Unschedulable");
 
     cluster.node("one", "2").await;
     let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-    cluster.wait(&format!("{PODS}/big"), |p| scheduled(p)["message"] == message).await;
-    let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name=big";
-    cluster.wait(events, |list| has_event(list, "FailedScheduling", message)).await;
+    cluster.wait_for_pod("big", |p| scheduled(p)["message"] == message).await;
+    cluster.wait_for_event("big", "FailedScheduling", message).await;
 
     cluster.pod("small", "1").await;
-    let small = cluster.wait(&format!("{PODS}/small"), |p| p["spec"]["nodeName"] == "one").await;
+    let small = cluster.wait_for_pod("small", |p| p["spec"]["nodeName"] == "one").await;
     assert_eq!(scheduled(&small)["status"], "True");
-    let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name=small";
-    cluster.wait(events, |l| has_event(l, "Scheduled", "Successfully assigned default/small to one")).await;
+    cluster.wait_for_event("small", "Scheduled", "Successfully assigned default/small to one").await;
 
     cluster.node("two", "4").await;
-    cluster.wait(&format!("{PODS}/big"), |p| p["spec"]["nodeName"] == "two").await;
+    cluster.wait_for_pod("big", |p| p["spec"]["nodeName"] == "two").await;
     cluster.stop().await;
 }
 
@@ -134,12 +139,12 @@ async fn thirty_pods_at_once_are_bound_and_never_beyond_the_room() {
     for i in 0..30 {
         cluster.pod(&format!("p{i}"), "100m").await;
     }
-    let is_settled = |list: &Value| {
-        let pods = list["items"].as_array().unwrap();
-        pods.iter().all(|p| p["spec"]["nodeName"] == "one" || scheduled(p)["status"] == "False")
-    };
-    let list = cluster.wait(PODS, is_settled).await;
-    let bound = list["items"].as_array().unwrap().iter().filter(|p| p["spec"]["nodeName"] == "one").count();
+    let mut bound = 0;
+    for i in 0..30 {
+        let is_settled = |p: &Value| p["spec"]["nodeName"] == "one" || scheduled(p)["status"] == "False";
+        let pod = cluster.wait_for_pod(&format!("p{i}"), is_settled).await;
+        bound += usize::from(pod["spec"]["nodeName"] == "one");
+    }
     assert_eq!(bound, 20);
     cluster.stop().await;
 }
