@@ -7,12 +7,17 @@
 
 mod account;
 mod discovery;
+mod event;
 mod garbage;
 mod metadata;
 mod namespace;
+mod node;
+mod pod;
 mod queue;
 mod rest;
 mod source;
+
+use std::time::Duration;
 
 use kube::Client;
 use tokio::task::JoinSet;
@@ -23,12 +28,26 @@ use tokio_util::sync::CancellationToken;
 pub struct ControllerConfig {
     /// The certificates with which Pods verify the API server, in PEM; every namespace gets them.
     pub ca_pem: String,
+    /// How long a kubelet may be silent before its node counts as unreachable: 40 s, four renewals of its lease.
+    pub node_monitor_grace_period: Duration,
+    /// The same for a kubelet that has not reported yet: 60 s.
+    pub node_startup_grace_period: Duration,
+    /// How long a Pod's node must be unknown before the Pod is deleted: 40 s.
+    pub pod_quarantine: Duration,
+    /// How many Pods that have ended are kept: 12500; 0 keeps all.
+    pub terminated_pod_threshold: usize,
 }
 
 impl ControllerConfig {
-    /// Everything as upstream has it.
+    /// The times and numbers that are right unless there is a reason for others.
     pub fn new(ca_pem: impl Into<String>) -> Self {
-        Self { ca_pem: ca_pem.into() }
+        Self {
+            ca_pem: ca_pem.into(),
+            node_monitor_grace_period: Duration::from_secs(40),
+            node_startup_grace_period: Duration::from_mins(1),
+            pod_quarantine: Duration::from_secs(40),
+            terminated_pod_threshold: 12_500,
+        }
     }
 }
 
@@ -37,9 +56,11 @@ impl ControllerConfig {
 /// `client` needs the rights of `system:kube-controller-manager`.
 pub async fn run(client: Client, config: ControllerConfig, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(account::run(client.clone(), config.ca_pem, shutdown.clone()));
+    tasks.spawn(account::run(client.clone(), config.ca_pem.clone(), shutdown.clone()));
     tasks.spawn(namespace::run(client.clone(), shutdown.clone()));
-    tasks.spawn(garbage::run(client, shutdown));
+    tasks.spawn(garbage::run(client.clone(), shutdown.clone()));
+    tasks.spawn(pod::run(client.clone(), config.clone(), shutdown.clone()));
+    tasks.spawn(node::run(client, config, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended before its time; restart the program");

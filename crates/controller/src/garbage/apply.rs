@@ -18,7 +18,7 @@ pub(super) async fn look(
     uid: &str,
 ) -> Result<(), RestError> {
     let Some(entry) = graph.get(uid) else { return Ok(()) };
-    let collector = Collector { client, graph, resources };
+    let collector = Collector { client, resources };
     let mut step = plan(graph, resources, uid, &Answers::new());
     if let Step::Ask(owners) = step {
         let answers = collector.ask(entry, &owners).await?;
@@ -29,7 +29,6 @@ pub(super) async fn look(
 
 struct Collector<'a> {
     client: &'a Client,
-    graph: &'a Graph,
     resources: &'a [Resource],
 }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::discovery::Resource;
+use crate::event::seconds;
 use crate::metadata::Metadata;
 
 /// What a round of deletion found.
@@ -164,11 +165,6 @@ impl Condition {
         }
         true
     }
-}
-
-/// A time as API objects carry it.
-fn seconds(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
