@@ -18,7 +18,7 @@ use std::time::Duration;
 use sys::process::{Child, SpawnPlan};
 
 /// How long a call may take. The slowest one, a start, waits for the kernel only.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Names in a shim's run directory.
 const SOCKET: &str = "shim.sock";
@@ -181,22 +181,13 @@ fn short_socket_path(dir: &std::fs::File) -> PathBuf {
 /// [`ClientError::Gone`] if nothing listens there.
 pub fn connect(dir: &Path) -> Result<ShimClient, ClientError> {
     let gone = |source| ClientError::Gone { dir: dir.to_owned(), source };
-    let stream = dial(dir).map_err(gone)?;
-    let pid = rustix::net::sockopt::socket_peercred(&stream).map_err(|e| gone(e.into()))?.pid;
-    drop(stream);
-    // The peer is whoever called `listen`: the daemon that is gone. The shim says its own PID.
-    let listener_pid = pid.as_raw_nonzero().get();
-    let mut client = ShimClient {
-        dir: dir.to_owned(),
-        pid: listener_pid,
-        pidfd: sys::process::open_pidfd(i32::try_from(std::process::id()).unwrap_or(1)).map_err(gone)?,
-        warnings: Vec::new(),
+    let state = match call(dir, Request::State, &Descriptors::new())? {
+        (Reply::State(state), _) => *state,
+        (other, _) => return Err(broken(dir, &format!("unexpected answer {other:?}"))),
     };
-    let state = client.state()?;
-    client.pidfd = sys::process::open_pidfd(state.pid).map_err(gone)?;
-    client.pid = state.pid;
-    client.warnings = state.warnings;
-    client.state()?; // It still answers, so the PID has not been given to another process in between.
+    let pidfd = sys::process::open_pidfd(state.pid).map_err(gone)?;
+    let client = ShimClient { dir: dir.to_owned(), pid: state.pid, pidfd, warnings: state.warnings };
+    client.state()?; // It still answers, so its PID has not been given to another process in between.
     Ok(client)
 }
 
@@ -206,6 +197,24 @@ fn dial(dir: &Path) -> io::Result<UnixStream> {
     stream.set_read_timeout(Some(CALL_TIMEOUT))?;
     stream.set_write_timeout(Some(CALL_TIMEOUT))?;
     Ok(stream)
+}
+
+/// One request and its answer, on a connection of its own.
+fn call(dir: &Path, request: Request, fds: &Descriptors) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+    let gone = |source| ClientError::Gone { dir: dir.to_owned(), source };
+    let failed = |source| ClientError::Call { dir: dir.to_owned(), source };
+    let mut stream = dial(dir).map_err(gone)?;
+    wire::send(&mut stream, &Envelope { version: VERSION, request }, &fds.borrowed()).map_err(failed)?;
+    let frame = wire::receive(&stream, &mut wire::Reader::default()).map_err(failed)?;
+    let Some(frame) = frame else { return Err(gone(io::ErrorKind::UnexpectedEof.into())) };
+    match frame.parse().map_err(failed)? {
+        Reply::Failed(failure) => Err(failure.into()),
+        reply => Ok((reply, frame.fds)),
+    }
+}
+
+fn broken(dir: &Path, what: &str) -> ClientError {
+    ClientError::Call { dir: dir.to_owned(), source: io::Error::other(what.to_owned()) }
 }
 
 /// The containers' ends that a shim recorded in its run directory; readable when the shim is gone.
@@ -414,7 +423,7 @@ impl ShimClient {
     /// See [`ClientError`].
     pub fn state(&self) -> Result<ShimState, ClientError> {
         match self.call(Request::State, &Descriptors::new())? {
-            (Reply::State(state), _) => Ok(state),
+            (Reply::State(state), _) => Ok(*state),
             (other, _) => Err(self.broken(&format!("unexpected answer {other:?}"))),
         }
     }
@@ -455,15 +464,7 @@ impl ShimClient {
     }
 
     fn call(&self, request: Request, fds: &Descriptors) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
-        let mut stream = dial(&self.dir).map_err(|e| self.gone(e))?;
-        let failed = |source| ClientError::Call { dir: self.dir.clone(), source };
-        wire::send(&mut stream, &Envelope { version: VERSION, request }, &fds.borrowed()).map_err(failed)?;
-        let frame = wire::receive(&stream, &mut wire::Reader::default()).map_err(failed)?;
-        let Some(frame) = frame else { return Err(self.gone(io::ErrorKind::UnexpectedEof.into())) };
-        match frame.parse().map_err(failed)? {
-            Reply::Failed(failure) => Err(failure.into()),
-            reply => Ok((reply, frame.fds)),
-        }
+        call(&self.dir, request, fds)
     }
 
     fn started(&self, reply: Reply) -> Result<Started, ClientError> {
@@ -478,7 +479,7 @@ impl ShimClient {
     }
 
     fn broken(&self, what: &str) -> ClientError {
-        ClientError::Call { dir: self.dir.clone(), source: io::Error::other(what.to_owned()) }
+        broken(&self.dir, what)
     }
 }
 

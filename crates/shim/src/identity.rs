@@ -66,9 +66,9 @@ pub(crate) fn take(process: &ProcessPlan) -> Result<Option<String>, Failure> {
     rustix::thread::set_keep_capabilities(true).map_err(|e| setup("keep capabilities")(e.into()))?;
     let list: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     rustix::thread::set_thread_groups(&list)
-        .map_err(|e| id_failure("groups", &format!("{groups:?}"), e.into()))?;
-    set_gid(*gid).map_err(|e| id_failure("group", &gid.to_string(), e))?;
-    set_uid(*uid).map_err(|e| id_failure("user", &uid.to_string(), e))?;
+        .map_err(|e| id_failure("groups", &format!("{groups:?}"), &e.into()))?;
+    set_gid(*gid).map_err(|e| id_failure("group", &gid.to_string(), &e))?;
+    set_uid(*uid).map_err(|e| id_failure("user", &uid.to_string(), &e))?;
     hide().map_err(setup("hide from ptrace"))?;
     let for_seccomp =
         if process.seccomp.is_some() && !process.no_new_privileges { sys::capability::SYS_ADMIN } else { 0 };
@@ -93,7 +93,7 @@ fn only(plan: CapabilityPlan, have: u64) -> CapabilityPlan {
     }
 }
 
-fn id_failure(what: &str, id: &str, error: io::Error) -> Failure {
+fn id_failure(what: &str, id: &str, error: &io::Error) -> Failure {
     failure(format!(
         "cannot become {what} {id} inside the container: {error} (is the ID mapped in the Pod's user namespace?)"
     ))

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_long_line_comes_in_pieces() {
         let text = logged(|log| {
-            log.write(Stream::Stdout, &[b'x'; MAX_LINE + 3], noon());
+            log.write(Stream::Stdout, &vec![b'x'; MAX_LINE + 3], noon());
             log.write(Stream::Stdout, b"\n", noon());
         });
         let tags: Vec<&str> = text.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();

@@ -259,10 +259,10 @@ pub struct ProcessPlan {
     /// First size of the terminal.
     #[serde(default)]
     pub terminal_size: Option<TerminalSize>,
-    /// AppArmor profile to change to at `execve`.
+    /// `AppArmor` profile to change to at `execve`.
     #[serde(default)]
     pub apparmor_profile: Option<String>,
-    /// SELinux label of the process.
+    /// `SELinux` label of the process.
     #[serde(default)]
     pub selinux_label: Option<String>,
 }
@@ -410,7 +410,7 @@ pub enum Reply {
     /// Done.
     Done,
     /// Answer to [`Request::State`].
-    State(ShimState),
+    State(Box<ShimState>),
     /// Answer to [`Request::Start`] and [`Request::Exec`].
     Started(Started),
     /// Refused or failed.

@@ -38,9 +38,8 @@ fn encode(message: &impl Serialize, fds: usize) -> io::Result<([u8; HEADER], Vec
     }
     let length = u32::try_from(body.len()).map_err(|_| too_large())?;
     let count = u32::try_from(fds).map_err(|_| too_large())?;
-    let [a, b, c, d] = length.to_le_bytes();
-    let [e, f, g, h] = count.to_le_bytes();
-    Ok(([a, b, c, d, e, f, g, h], body))
+    let header = (u64::from(count) << 32 | u64::from(length)).to_le_bytes();
+    Ok((header, body))
 }
 
 /// Sends a frame on a blocking socket.
@@ -97,9 +96,9 @@ impl Reader {
     /// Takes a complete frame.
     pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
         let Some(header) = self.bytes.first_chunk::<HEADER>() else { return Ok(None) };
-        let [a, b, c, d, e, f, g, h] = *header;
-        let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        let count = usize::try_from(u32::from_le_bytes([e, f, g, h])).unwrap_or(usize::MAX);
+        let header = u64::from_le_bytes(*header);
+        let length = usize::try_from(header & 0xffff_ffff).unwrap_or(usize::MAX);
+        let count = usize::try_from(header >> 32).unwrap_or(usize::MAX);
         if length > MAX_BODY || count > MAX_FRAME_FDS {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "frame is too large"));
         }
@@ -195,6 +194,7 @@ mod tests {
     fn a_frame_that_lies_about_its_size_is_refused() {
         let (mut left, right) = UnixStream::pair().unwrap();
         left.write_all(&[0xff; 8]).unwrap();
-        assert!(receive(&right, &mut Reader::default()).is_err());
+        let error = receive(&right, &mut Reader::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,5 +1,19 @@
 //! A container's life: start, streams, exits, signals, limits, exec, terminal.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::missing_errors_doc,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "test code"
+)]
+
 mod common;
 
 use common::{Pod, process, read_until, until};
@@ -10,6 +24,7 @@ use shim::protocol::{
 };
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use sys::cgroup::Limits;
 
 #[test]
@@ -37,7 +52,6 @@ fn g02_the_node_sees_the_mapped_uid_and_the_image_is_not_changed() {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
     assert!(uids.split_whitespace().skip(1).all(|uid| uid == pod.base.to_string()), "{uids}");
-    use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(pod.dir.path().join("layers/base/etc/secret")).unwrap().uid(), 0);
 }
 
@@ -140,7 +154,7 @@ fn exec_reads_its_input_to_the_end() {
     };
     pod.shim.exec(&plan, &fds).unwrap();
     drop(fds);
-    stdin.write_all(&[b'x'; 100_000]).unwrap();
+    stdin.write_all(&vec![b'x'; 100_000]).unwrap();
     drop(stdin);
     let mut text = String::new();
     stdout.read_to_string(&mut text).unwrap();

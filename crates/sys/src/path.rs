@@ -4,8 +4,10 @@
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Opens `path` inside `root`.
@@ -36,31 +38,62 @@ pub enum Kind {
     File,
 }
 
+/// The kernel's own limit on symbolic links in one path.
+const MAX_LINKS: usize = 40;
+
 /// Opens the mount point `path` inside `root` as a path descriptor and makes it, with all parents, if it is not there.
+/// Where a symbolic link leads to nothing, what it names is made, inside the root.
 ///
 /// # Errors
 /// The kernel's answer.
 pub fn open_or_make(root: impl AsFd, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
     let root = root.as_fd();
-    match resolve(root, path, OFlags::PATH) {
-        Err(Errno::NOENT) => {}
-        result => return Ok(result?),
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match resolve(root, &path, OFlags::PATH) {
+            Err(Errno::NOENT) => {}
+            result => return Ok(result?),
+        }
+        match make_all(root, &path, kind)? {
+            Made::All(fd) => return Ok(fd),
+            Made::UpToLink(onwards) => path = onwards,
+        }
     }
-    let names: Vec<&std::ffi::OsStr> = path
+    Err(Errno::LOOP.into())
+}
+
+enum Made {
+    All(OwnedFd),
+    /// A dangling link: where its target and the rest of the path would be.
+    UpToLink(PathBuf),
+}
+
+fn make_all(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<Made> {
+    let names: Vec<&OsStr> = path
         .components()
-        .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(Component::as_os_str)
         .collect();
     let (mut here, mut walked) = (root.try_clone_to_owned()?, PathBuf::from("/"));
     for (index, name) in names.iter().enumerate() {
-        walked.push(name);
         let is_last = index + 1 == names.len();
-        here = match resolve(root, &walked, OFlags::PATH) {
+        let next = walked.join(name);
+        here = match resolve(root, &next, OFlags::PATH) {
             Ok(found) => found,
-            Err(Errno::NOENT) => make(&here, name, if is_last { kind } else { Kind::Directory })?,
+            Err(Errno::NOENT) => {
+                if let Ok(target) = rustix::fs::readlinkat(&here, *name, Vec::new()) {
+                    let target = walked.join(OsStr::from_bytes(target.as_bytes()));
+                    return Ok(Made::UpToLink(
+                        names.iter().skip(index + 1).fold(target, |path, name| path.join(name)),
+                    ));
+                }
+                make(&here, name, if is_last { kind } else { Kind::Directory })?
+            }
             Err(errno) => return Err(errno.into()),
         };
+        walked = next;
     }
-    Ok(here)
+    Ok(Made::All(here))
 }
 
 fn make(parent: &OwnedFd, name: &std::ffi::OsStr, kind: Kind) -> io::Result<OwnedFd> {
@@ -96,7 +129,10 @@ mod tests {
         let root_fd = std::fs::File::open(&root).unwrap();
         drop(open_or_make(&root_fd, Path::new("/absolute/new/file"), Kind::File).unwrap());
         assert!(root.join("etc/new/file").is_file());
-        assert!(open_or_make(&root_fd, Path::new("/relative/x"), Kind::Directory).is_err());
-        assert!(!dir.path().join("outside/x").exists());
+        drop(open_or_make(&root_fd, Path::new("/relative/x"), Kind::Directory).unwrap());
+        assert!(root.join("outside/x").is_dir() && !dir.path().join("outside/x").exists());
+        symlink("loop", root.join("loop")).unwrap();
+        let error = open_or_make(&root_fd, Path::new("/loop/x"), Kind::Directory).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 }

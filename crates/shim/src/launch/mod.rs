@@ -188,7 +188,7 @@ fn joiner(job: &Job<'_>, status: &OwnedFd, mounter: &OwnedFd) -> Result<(), Fail
                 .map_err(setup(format!("enter the Pod's {name} namespace")))?;
         }
     }
-    let shared = job.pid_target.or(init.as_ref().map(|(_, namespace)| namespace.as_fd()));
+    let shared = job.pid_target.or_else(|| init.as_ref().map(|(_, namespace)| namespace.as_fd()));
     if let Some(target) = shared {
         sys::process::enter_namespaces(target, NEWPID).map_err(setup("enter the Pod's PID namespace"))?;
     }

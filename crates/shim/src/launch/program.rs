@@ -35,7 +35,7 @@ pub(super) fn check_maps(plan: &SandboxPlan, proc: &OwnedFd) -> Result<(), Failu
         let mut text =
             read_at(proc, &format!("self/{name}")).map_err(setup(format!("read /proc/self/{name}")))?;
         if plan.faults.contains(&Fault::WrongMap) {
-            text = "0 0 4294967295\n".to_owned();
+            "0 0 4294967295\n".clone_into(&mut text);
         }
         let real = sys::idmap::parse_map(&text);
         if !real.is_some_and(|real| sys::idmap::is_same(&real, wanted)) {

@@ -17,9 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// An answer: at once with descriptors, or later by the launch.
 type Answer = Result<Option<(Reply, Vec<OwnedFd>)>, Failure>;
 
-fn done() -> Answer {
-    Ok(Some((Reply::Done, Vec::new())))
-}
+/// What is answered when it is done.
+const DONE: Option<(Reply, Vec<OwnedFd>)> = Some((Reply::Done, Vec::new()));
 
 fn refuse(kind: FailureKind, message: impl Into<String>) -> Failure {
     Failure { kind, message: message.into() }
@@ -72,7 +71,7 @@ impl Supervisor {
 
     fn answer(&mut self, client: u64, request: Request, fds: Fds) -> Answer {
         match request {
-            Request::State => Ok(Some((Reply::State(self.describe()), Vec::new()))),
+            Request::State => Ok(Some((Reply::State(Box::new(self.describe())), Vec::new()))),
             Request::Namespaces => self.namespaces(),
             Request::Create(plan) => self.create(*plan, fds),
             Request::Start { container } => self.start(client, &container),
@@ -88,10 +87,13 @@ impl Supervisor {
             Request::ReopenLog { container, log } => {
                 let file = file_from(fds.copy(log)?).map_err(setup("use the new log file"))?;
                 self.streams(&container)?.log.reopen(file);
-                done()
+                Ok(DONE)
             }
             Request::Remove { container } => self.remove(&container),
-            Request::Subscribe => self.subscribe(client),
+            Request::Subscribe => {
+                self.subscribe(client);
+                Ok(None)
+            }
             Request::Shutdown => {
                 self.begin_end(client);
                 Ok(None)
@@ -157,7 +159,7 @@ impl Supervisor {
         let (streams, stdio) = self.make_streams(&container, log)?;
         self.containers.insert(id.clone(), Container { streams: Some(streams), ..container });
         self.pending_stdio.insert(id, stdio);
-        done()
+        Ok(DONE)
     }
 
     /// Refused before anything is made, and by number: IDs outside the map.
@@ -220,14 +222,14 @@ impl Supervisor {
         if let Some(exec) = self.execs.get(process) {
             return match &exec.pidfd {
                 Some(pidfd) => send(pidfd.as_fd(), signal),
-                None => done(),
+                None => Ok(DONE),
             };
         }
         let container = self.container(process)?;
         if all {
             sys::cgroup::signal_all(&container.cgroup, signal)
                 .map_err(setup("signal the container's processes"))?;
-            return done();
+            return Ok(DONE);
         }
         match container.pidfd() {
             Some(pidfd) => send(pidfd, signal),
@@ -240,7 +242,7 @@ impl Supervisor {
         let terminal = terminal
             .ok_or_else(|| refuse(FailureKind::WrongState, format!("container {id} has no terminal")))?;
         sys::pty::resize(terminal, size.columns, size.rows).map_err(setup("set the terminal's size"))?;
-        done()
+        Ok(DONE)
     }
 
     fn remove(&mut self, id: &str) -> Answer {
@@ -252,14 +254,14 @@ impl Supervisor {
                 self.containers.remove(id);
                 self.pending_stdio.remove(id);
                 self.remove_record(id);
-                done()
+                Ok(DONE)
             }
         }
     }
 
     /// Exits from before come first, so that nobody misses one between asking for the state and listening.
-    fn subscribe(&mut self, id: u64) -> Answer {
-        let Some(client) = self.clients.get_mut(&id) else { return Ok(None) };
+    fn subscribe(&mut self, id: u64) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
         client.is_subscribed = true;
         for (container, exit) in
             self.containers.iter().filter_map(|(id, one)| one.exit().map(|exit| (id, exit)))
@@ -276,7 +278,6 @@ impl Supervisor {
             }
         }
         self.execs.retain(|_, exec| exec.exit.is_none());
-        Ok(None)
     }
 
     /// Ends everything; the client hears when it is done.
@@ -322,7 +323,7 @@ fn send(pidfd: BorrowedFd<'_>, signal: i32) -> Answer {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
             Err(setup(format!("send signal {signal}"))(error))
         }
-        _ => done(), // It ended by itself meanwhile.
+        _ => Ok(DONE), // It ended by itself meanwhile.
     }
 }
 
@@ -332,12 +333,8 @@ fn not_running(id: &str) -> Failure {
 
 impl Client {
     fn next_frame(&mut self) -> Option<crate::wire::Frame> {
-        match self.reader.next() {
-            Ok(frame) => frame,
-            Err(_) => {
-                self.is_gone = true;
-                None
-            }
-        }
+        let next = self.reader.next();
+        self.is_gone |= next.is_err();
+        next.unwrap_or(None)
     }
 }

@@ -149,6 +149,7 @@ impl Pod {
         sweep(&layout);
         let group = format!("/kakoi-shim-test-{}-{number}", std::process::id());
         let dir = tempfile::tempdir().unwrap();
+        set_mode(dir.path(), 0o700); // as the runtime keeps its own
         make_image(&dir.path().join("layers"));
         let mut plan = sandbox_plan(number, true);
         change(&mut plan);

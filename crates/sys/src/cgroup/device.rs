@@ -156,7 +156,8 @@ const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_ATTACH: i32 = 8;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
-const BPF_F_ALLOW_MULTI: u32 = 2;
+/// Exclusive: attaching again replaces the program, and nothing below can override it.
+const EXCLUSIVE: u32 = 0;
 
 /// Lets the group's processes do with devices what the default and `rules` allow, and nothing else.
 ///
@@ -181,7 +182,7 @@ pub(super) fn attach(directory: impl AsFd, rules: &[DeviceRule]) -> io::Result<(
         target: number(directory.as_fd().as_raw_fd()),
         program: number(program.as_raw_fd()),
         attach_type: BPF_CGROUP_DEVICE,
-        flags: BPF_F_ALLOW_MULTI,
+        flags: EXCLUSIVE,
     };
     // SAFETY: two open descriptors.
     unsafe { bpf(BPF_PROG_ATTACH, &attach) }.map(drop)

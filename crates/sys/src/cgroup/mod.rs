@@ -185,8 +185,9 @@ pub fn signal_all(directories: &[Directory], signal: i32) -> io::Result<()> {
     if let Some(freezer) = freezer {
         let _ = write_at(freezer.fd(), "freezer.state", "FROZEN");
     }
-    let listed = directories.iter().find(|one| one.has_controller("pids")).or(freezer).or(unified);
-    let result = listed.or(directories.first()).map_or(Ok(()), |group| signal_listed(group.fd(), signal));
+    let pids = directories.iter().find(|one| one.has_controller("pids"));
+    let listed = [pids, freezer, unified].into_iter().flatten().chain(directories).next();
+    let result = listed.map_or(Ok(()), |group| signal_listed(group.fd(), signal));
     if let Some(freezer) = freezer {
         write_at(freezer.fd(), "freezer.state", "THAWED")?;
     }

@@ -70,7 +70,7 @@ pub struct Change<'a> {
     pub id_mapping: Option<BorrowedFd<'a>>,
 }
 
-/// `struct mount_attr` of mount_setattr(2).
+/// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]
 struct MountAttr {
     set: u64,

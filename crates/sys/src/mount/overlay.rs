@@ -196,14 +196,11 @@ fn option_string(plan: &OverlayPlan<'_>, names: &[&Path]) -> Option<CString> {
         }
         options.extend(escape(name));
     }
-    match plan.upper {
-        Some(Upper { upper, work }) => {
-            options.extend(b",upperdir=");
-            options.extend(escape(upper));
-            options.extend(b",workdir=");
-            options.extend(escape(work));
-        }
-        None => {}
+    if let Some(Upper { upper, work }) = plan.upper {
+        options.extend(b",upperdir=");
+        options.extend(escape(upper));
+        options.extend(b",workdir=");
+        options.extend(escape(work));
     }
     CString::new(options).ok().filter(|options| options.as_bytes().len() < 4096)
 }
@@ -224,7 +221,7 @@ fn escape(path: &Path) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn plan<'a>(layers: &'a [PathBuf]) -> OverlayPlan<'a> {
+    fn plan(layers: &[PathBuf]) -> OverlayPlan<'_> {
         let upper = Some(Upper { upper: Path::new("/u:1"), work: Path::new("/w") });
         OverlayPlan { layers_dir: Path::new("/layers"), layers, upper, id_mapping: None }
     }
@@ -235,6 +232,46 @@ mod tests {
         let plan = plan(&layers);
         let options = option_string(&plan, &layer_names(&plan).unwrap()).unwrap();
         assert_eq!(options.to_str().unwrap(), r"lowerdir=to\,p:base,upperdir=/u\:1,workdir=/w");
+    }
+
+    #[test]
+    fn kernels_without_layer_descriptors_get_the_same_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["layers/low", "layers/high", "upper", "work"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        for (file, text) in [("low/a", "low"), ("low/b", "low"), ("high/b", "high")] {
+            std::fs::write(path("layers").join(file), text).unwrap();
+        }
+        let (layers_dir, upper, work) = (path("layers"), path("upper"), path("work"));
+        let layers = [layers_dir.join("low"), layers_dir.join("high")];
+        let block = [crate::idmap::IdMapping { container_id: 0, host_id: 131_072, size: 65_536 }];
+        let users = crate::idmap::namespace_with(&block, &block).expect("needs root");
+        let plan = OverlayPlan {
+            layers_dir: &layers_dir,
+            layers: &layers,
+            upper: Some(Upper { upper: &upper, work: &work }),
+            id_mapping: Some(users.as_fd()),
+        };
+        for mount in [
+            by_strings(
+                &plan,
+                &layer_names(&plan).unwrap(),
+                &clone_layers(&layers_dir, plan.id_mapping).unwrap(),
+            ),
+            overlay(&plan),
+        ] {
+            let mount = mount.unwrap();
+            let read = |name| {
+                let file = openat(&mount, name, OFlags::RDONLY, Mode::empty()).unwrap();
+                assert_eq!(rustix::fs::fstat(&file).unwrap().st_uid, 131_072);
+                io::read_to_string(std::fs::File::from(file)).unwrap()
+            };
+            assert_eq!([read("a"), read("b")], ["low", "high"]);
+        }
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!table.contains(dir.path().to_str().unwrap()), "nothing is attached on the node");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! System call numbers: x86_64, its 32-bit ABI (i386), and aarch64; -1 where there is none.
+//! System call numbers: `x86_64`, its 32-bit ABI (i386), and aarch64; -1 where there is none.
 //!
 //! From the kernel's `unistd` headers; the numbers from 424 on are the same everywhere.
 
