@@ -40,7 +40,7 @@ test-vm: ## The node on Debian 12 with systemd and cgroup v2, in an emulated mac
 bench: ## The promises of SPECIFICATION.md, measured
 	hack/prepare.sh test
 	$(CARGO) build --release --locked -p kakoi
-	KAKOI_BINARY=$(CURDIR)/target/release/kakoi $(CARGO) run --release --locked -p tests --bin bench
+	KAKOI_BINARY=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/kakoi $(CARGO) run --release --locked -p tests --bin bench
 
 soak: ## The long fault runs
 	KAKOI_SOAK=1 $(CARGO) test --locked -p tests --test faults

@@ -1,7 +1,7 @@
 # What the demo's two scripts share. KAKOI_ROOT moves the whole node below another directory.
 root=${KAKOI_ROOT:-/}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-kakoi=${KAKOI_BINARY:-$here/target/release/kakoi}
+kakoi=${KAKOI_BINARY:-${CARGO_TARGET_DIR:-$here/target}/release/kakoi}
 state=${root%/}/var/lib/kakoi
 run=${root%/}/run/kakoi
 log=$run/kakoi.log

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Runs the node on Debian 12 as most users have it (kernel 6.1, systemd, cgroup v2) in an emulated machine without a
 # network. QEMU's TCG needs no KVM; it is some forty times slower, so this checks function, never time.
-# The machine's disk is built once, into target/vm.
+# The machine's disk is built once, into the target directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
-vm=$here/target/vm
+target=${CARGO_TARGET_DIR:-$here/target}
+vm=$target/vm
 mkdir -p "$vm"
 
 missing=()
@@ -48,7 +49,7 @@ kubectl=$(readlink -f "${KUBECTL:-$(command -v kubectl)}")
 newest=$(find "$(dirname "$kubectl")" -maxdepth 1 -name 'kubectl.1.*' | sort -V | tail -n 1)
 payload=$(mktemp -d)
 trap 'rm -rf "$payload" "$vm/payload.img" "$vm/run.img"' EXIT
-cp "$here/target/release/kakoi" "$payload/kakoi"
+cp "$target/release/kakoi" "$payload/kakoi"
 cp "${newest:-$kubectl}" "$payload/kubectl"
 cp "$here/hack/vm/guest.sh" "$here/hack/vm/kakoi.service" "$payload/"
 cp -r "$here/hack/demo/manifests" "$payload/manifests"
