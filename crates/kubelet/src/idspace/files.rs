@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -13,6 +14,10 @@ use super::faults::{CrashPoint, Faults};
 
 const NAME: &str = "userns";
 const TEMPORARY: &str = ".userns-new";
+
+/// The mode of the Pods' directories. Root of a Pod can make set-uid programs in its volumes, and on disk they belong
+/// to the node's root: no user of the node may reach them.
+const PRIVATE: u32 = 0o750;
 
 /// A record is about 150 bytes; what is larger than this is something else.
 const LARGEST: u64 = 64 << 10;
@@ -120,9 +125,14 @@ impl PodDirs {
         if dir.is_dir() {
             return Ok(());
         }
-        fs::create_dir_all(dir)?;
-        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(dir)?;
         sync_dir(&self.root)
+    }
+
+    /// Makes the Pods' directory, open for its owner alone, whoever made it before.
+    pub(super) fn close(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).create(&self.root)?;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(PRIVATE))
     }
 }
 

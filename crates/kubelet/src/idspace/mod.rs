@@ -161,6 +161,7 @@ impl IdSpace {
             .remove_abandoned(&lock, &config.machine.proc)
             .map_err(io("clean the register of IDs", &config.claims_dir))?;
         let foreign = claims.foreign(&lock).map_err(io("read the register of IDs", &config.claims_dir))?;
+        dirs.close().map_err(io("make", &config.pods_dir))?;
         dirs.remove_leftovers().map_err(io("clean", &config.pods_dir))?;
         let records = dirs.records().map_err(io("read the records in", &config.pods_dir))?;
         let foreign = foreign.unwrap_or_default();

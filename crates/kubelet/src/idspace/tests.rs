@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,17 @@ fn e01_the_first_pods_record_is_exact_private_and_without_newline() {
     let meta = fs::metadata(node.record("p")).unwrap();
     assert_eq!((meta.permissions().mode() & 0o7777, meta.uid(), meta.gid()), (0o600, 0, 0));
     assert_eq!(fs::read_dir(node.record("p").parent().unwrap()).unwrap().count(), 1);
+}
+
+#[test]
+fn s17_other_users_of_the_node_cannot_reach_the_pods_directories() {
+    let node = Node::new();
+    node.put("old", b"");
+    let (pod, pods) = (node.record("p").parent().unwrap().to_owned(), node.record("p").join("../.."));
+    fs::set_permissions(node.record("old").join("../.."), fs::Permissions::from_mode(0o755)).unwrap();
+    let _ = first(&node.ids(), "p");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&pods.canonicalize().unwrap()), mode(&pod)), (0o750, 0o750));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use super::StatusInput;
 use crate::clock::api_time;
 use crate::pod::observed::{ContainerRecord, Stage};
-use crate::pod::restart::is_sidecar;
+use crate::pod::restart::{is_sidecar, must_start};
 
 /// Exit code of a container whose real one nobody knows.
 const UNKNOWN_EXIT_CODE: i32 = 137;
@@ -70,8 +70,9 @@ fn plan_one(
     let finished = status.state.as_ref().and_then(|state| state.terminated.as_ref());
     let init_is_done = is_init && !is_sidecar(container) && finished.is_some_and(|end| end.exit_code == 0);
     let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let will_run = must_start(input.pod, container, input.observed.latest(&container.name));
     if let Some(waiting) =
-        input.waiting.get(&container.name).filter(|_| !running && !init_is_done && !input.has_ended)
+        input.waiting.get(&container.name).filter(|_| will_run && !init_is_done && !input.has_ended)
     {
         if finished.is_some() {
             status.last_state.clone_from(&status.state);

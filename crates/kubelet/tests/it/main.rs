@@ -1,0 +1,16 @@
+//! The node agent between the real API server and a scripted container runtime, both in the test's process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    reason = "a test ends at its first surprise, and JSON literals read best as arguments"
+)]
+
+mod faults;
+mod lifecycle;
+mod node;
+mod restart;
+mod script;
+mod volumes;

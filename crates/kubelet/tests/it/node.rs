@@ -1,0 +1,293 @@
+//! A node for a test: the API server, the scripted runtime, and the node agent between them, which can be restarted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::{ApiServer, ApiServerConfig, Identity};
+use k8s_openapi::api::core::v1::{Event, NodeAddress, Pod, PodStatus};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
+use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
+use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, VolumeProbe};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::script::Script;
+
+/// How long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Mappable;
+
+impl VolumeProbe for Mappable {
+    fn can_map(&self, _: &std::path::Path) -> std::io::Result<bool> {
+        Ok(true)
+    }
+}
+
+pub(crate) struct Node {
+    server: Option<ApiServer>,
+    pub(crate) admin: Client,
+    pub(crate) script: Script,
+    pub(crate) directory: tempfile::TempDir,
+    cgroup: String,
+    is_userns_on: bool,
+    kubelet: Option<(JoinHandle<()>, CancellationToken)>,
+    shutdown: CancellationToken,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Script::new(), true).await
+    }
+
+    pub(crate) async fn start_with(script: Script, is_userns_on: bool) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "these tests mount and make cgroups: run them as root");
+        let mut node = Self::without_kubelet(script, is_userns_on).await;
+        node.start_kubelet().await;
+        node
+    }
+
+    pub(crate) async fn without_kubelet(script: Script, is_userns_on: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let shutdown = CancellationToken::new();
+        let config = ApiServerConfig {
+            secure_listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: vec!["127.0.0.1".parse().unwrap()],
+            names: Vec::new(),
+            service_ip: "10.96.0.1".parse().unwrap(),
+            feature_gates: api::feature::Gates::default(),
+            admin_kubeconfig: directory.path().join("admin.kubeconfig"),
+            state_dir: directory.path().join("state"),
+        };
+        let server = apiserver::start(config, shutdown.clone()).await.unwrap();
+        let admin = Client::new(server.service_for(Identity::admin()), "default");
+        let account = json!({"metadata": {"name": "default"}});
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+            Api::namespaced(admin.clone(), "default");
+        accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+        let cgroup = format!("/kubelet-test-{}-{:x}", std::process::id(), rand::random::<u32>());
+        let server = Some(server);
+        Self { server, admin, script, directory, cgroup, is_userns_on, kubelet: None, shutdown }
+    }
+
+    /// Starts the node agent over the runtime as it is now.
+    pub(crate) async fn start_kubelet(&mut self) {
+        let (incoming, channel) = cri::in_memory();
+        let stop = self.shutdown.child_token();
+        let serving = cri::serve(self.script.clone(), self.script.clone(), incoming, stop.clone());
+        let config = self.config(channel);
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let token = stop.clone();
+        let task = tokio::spawn(async move {
+            let serving = tokio::spawn(serving);
+            kubelet::run(config, Some(ready), token).await.unwrap();
+            serving.abort();
+        });
+        is_ready.await.unwrap();
+        self.kubelet = Some((task, stop));
+    }
+
+    /// Stops the node agent; the runtime's books stay.
+    pub(crate) async fn stop_kubelet(&mut self) {
+        if let Some((task, stop)) = self.kubelet.take() {
+            stop.cancel();
+            tokio::time::timeout(PATIENCE, task).await.expect("the node agent ends").unwrap();
+        }
+    }
+
+    fn config(&self, channel: tonic::transport::Channel) -> KubeletConfig {
+        let server = self.server.as_ref().unwrap();
+        let serving = server
+            .issue_serving_certificate(
+                "system:node:node",
+                &["node".to_owned()],
+                &["127.0.0.1".parse().unwrap()],
+            )
+            .unwrap();
+        KubeletConfig {
+            client: Client::new(server.service_for(Identity::node("node")), "default"),
+            cri: channel,
+            node_name: "node".into(),
+            addresses: vec![NodeAddress { type_: "InternalIP".into(), address: "127.0.0.1".into() }],
+            labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
+            pod_cidr: None,
+            max_pods: 110,
+            kubelet_version: "v1.36.0".into(),
+            kubelet_dir: self.kubelet_dir(),
+            pod_logs_dir: self.directory.path().join("logs"),
+            cgroup_root: self.cgroup.clone(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tls: ServerTls {
+                certificate: serving.certificate_pem.clone().into_bytes(),
+                key: serving.key_pem.clone().into_bytes(),
+                client_ca: server.ca_pem().as_bytes().to_vec(),
+            },
+            api_service: ApiService { host: "10.96.0.1".into(), port: 443 },
+            cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
+            resolv_conf: "/etc/resolv.conf".into(),
+            is_userns_on: self.is_userns_on,
+            is_seccomp_default: true,
+            ids: self.ids(),
+            probe: Arc::new(Mappable),
+            log_limits: LogLimits { max_size: 1000, max_files: 3 },
+            clock: Clock::system(),
+        }
+    }
+
+    fn ids(&self) -> IdSpaceConfig {
+        let path = |name: &str| self.directory.path().join(name);
+        std::fs::create_dir_all(path("etc")).unwrap();
+        std::fs::create_dir_all(path("run")).unwrap();
+        std::fs::create_dir_all(path("proc")).unwrap();
+        for file in ["passwd", "group", "subuid", "subgid"] {
+            std::fs::write(path("etc").join(file), "").unwrap();
+        }
+        IdSpaceConfig {
+            pods_dir: self.kubelet_dir().join("pods"),
+            claims_dir: path("ids"),
+            instance: "test".into(),
+            root: self.directory.path().to_owned(),
+            cursor_file: path("cursor"),
+            ids_per_pod: 65_536,
+            max_pods: 110,
+            // No process but the test's own counts: the machine may run other Pods.
+            machine: MachineFiles {
+                etc: path("etc"),
+                run: path("run"),
+                proc: path("proc"),
+                ..MachineFiles::default()
+            },
+            faults: Arc::new(NoFaults),
+        }
+    }
+
+    pub(crate) fn kubelet_dir(&self) -> PathBuf {
+        self.directory.path().join("kubelet")
+    }
+
+    pub(crate) fn pod_dir(&self, pod: &Pod) -> PathBuf {
+        self.kubelet_dir().join("pods").join(pod.metadata.uid.as_deref().unwrap())
+    }
+
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.admin.clone(), "default")
+    }
+
+    /// Creates a Pod bound to the node; its spec is completed.
+    pub(crate) async fn create(&self, name: &str, mut spec: Value) -> Pod {
+        spec["nodeName"] = json!("node");
+        spec["automountServiceAccountToken"] = json!(false);
+        if spec.get("containers").is_none() {
+            spec["containers"] = json!([{"name": "c", "image": "image:1"}]);
+        }
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        self.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn status(&self, name: &str) -> PodStatus {
+        self.pods().get_opt(name).await.unwrap().and_then(|pod| pod.status).unwrap_or_default()
+    }
+
+    /// Waits until the Pod's status is as wanted.
+    pub(crate) async fn wait_for(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&PodStatus) -> bool,
+    ) -> PodStatus {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(name).await;
+            if wanted(&status) {
+                return status;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{name} is not {what}: {status:#?}\n{:#?}",
+                self.script
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn wait_for_phase(&self, name: &str, phase: &str) -> PodStatus {
+        self.wait_for(name, phase, |status| status.phase.as_deref() == Some(phase)).await
+    }
+
+    pub(crate) async fn wait_until_gone(&self, name: &str) {
+        until(&format!("{name} is gone"), async || self.pods().get_opt(name).await.unwrap().is_none()).await;
+    }
+
+    /// Waits for an event of the Pod and returns its message.
+    pub(crate) async fn wait_for_event(&self, name: &str, reason: &str) -> Event {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let api: Api<Event> = Api::namespaced(self.admin.clone(), "default");
+        loop {
+            let params = ListParams::default().fields(&format!("involvedObject.name={name}"));
+            let events = api.list(&params).await.unwrap().items;
+            if let Some(event) = events.iter().find(|event| event.reason.as_deref() == Some(reason)) {
+                return event.clone();
+            }
+            let seen: Vec<_> = events.iter().map(|event| (&event.reason, &event.message)).collect();
+            assert!(tokio::time::Instant::now() < deadline, "no event {reason}: {seen:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops everything and removes what was made.
+    pub(crate) async fn stop(mut self) {
+        self.stop_kubelet().await;
+        self.shutdown.cancel();
+        if let Some(server) = self.server.take() {
+            server.join().await;
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let root = self.directory.path().display().to_string();
+        for point in table.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+            if point.starts_with(&root) {
+                let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        for controller in ["cpu,cpuacct", "memory", "cpu", "cpuacct", "."] {
+            remove_groups(&PathBuf::from("/sys/fs/cgroup").join(controller).join(&self.cgroup[1..]));
+        }
+    }
+}
+
+fn remove_groups(directory: &std::path::Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(directory);
+}
+
+/// Waits until `holds`.
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "it never came true that {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The reason why the Pod's first container waits.
+pub(crate) fn waiting(status: &PodStatus) -> Option<&str> {
+    let first = status.container_statuses.as_ref()?.first()?;
+    first.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+}
+
+/// How often the Pod's first container was restarted.
+pub(crate) fn restarts(status: &PodStatus) -> i32 {
+    status.container_statuses.as_ref().and_then(|list| list.first()).map_or(-1, |first| first.restart_count)
+}

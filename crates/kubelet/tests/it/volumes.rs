@@ -1,0 +1,73 @@
+//! Volumes follow the objects that they show.
+
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use crate::node::{Node, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h14_a_changed_config_map_shows_in_its_volume() {
+    let node = Node::start().await;
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(node.admin.clone(), "default");
+    let pod = node
+        .create(
+            "p",
+            json!({"hostUsers": false,
+        "volumes": [{"name": "v", "configMap": {"name": "cm"}}],
+        "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+        )
+        .await;
+    let event = node.wait_for_event("p", "FailedMount").await;
+    assert_eq!(
+        event.message.as_deref(),
+        Some("MountVolume.SetUp failed for volume \"v\" : configmap \"cm\" not found")
+    );
+    let map = json!({"metadata": {"name": "cm"}, "data": {"k": "old"}});
+    maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
+    node.wait_for_phase("p", "Running").await;
+    let file = node.pod_dir(&pod).join("volumes/kubernetes.io~configmap/v/k");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
+    let patch = Patch::Merge(json!({"data": {"k": "new"}}));
+    maps.patch("cm", &PatchParams::default(), &patch).await.unwrap();
+    until("the new value shows", async || std::fs::read_to_string(&file).unwrap() == "new").await;
+    assert_eq!(node.script.count("create_container"), 1, "the container runs on");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projected_token_is_asked_of_the_api() {
+    let node = Node::start().await;
+    let sources = json!([{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]);
+    let pod = node
+        .create(
+            "p",
+            json!({"volumes": [{"name": "t", "projected": {"sources": sources}}],
+        "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "t", "mountPath": "/t"}]}]}),
+        )
+        .await;
+    node.wait_for_phase("p", "Running").await;
+    let token =
+        std::fs::read_to_string(node.pod_dir(&pod).join("volumes/kubernetes.io~projected/t/token")).unwrap();
+    assert_eq!(token.split('.').count(), 3, "a JWT");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_that_change_show_in_a_downward_volume() {
+    let node = Node::start().await;
+    let items = json!([{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]);
+    let pod = node
+        .create(
+            "p",
+            json!({"volumes": [{"name": "d", "downwardAPI": {"items": items}}],
+        "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "d", "mountPath": "/d"}]}]}),
+        )
+        .await;
+    node.wait_for_phase("p", "Running").await;
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"new": "label"}}}));
+    node.pods().patch("p", &PatchParams::default(), &patch).await.unwrap();
+    let file = node.pod_dir(&pod).join("volumes/kubernetes.io~downward-api/d/labels");
+    until("the new label shows", async || std::fs::read_to_string(&file).unwrap() == "new=\"label\"").await;
+    node.stop().await;
+}
