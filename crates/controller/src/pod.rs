@@ -87,12 +87,11 @@ enum Fate {
 }
 
 fn fate(pod: &Pod, node: Option<&Node>) -> Fate {
-    match (pod.node.is_empty(), node) {
-        (true, _) if pod.is_deleted => Fate::Go,
-        (true, _) => Fate::Stay,
-        (false, None) => Fate::Suspect,
-        (false, Some(node)) if pod.is_deleted && is_out_of_service(node) => Fate::Go,
-        (false, Some(_)) => Fate::Stay,
+    match node {
+        None if !pod.node.is_empty() => Fate::Suspect,
+        None if pod.is_deleted => Fate::Go,
+        Some(node) if pod.is_deleted && is_out_of_service(node) => Fate::Go,
+        _ => Fate::Stay,
     }
 }
 

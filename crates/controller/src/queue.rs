@@ -68,8 +68,9 @@ impl<K: Ord + Clone + Display> Queue<K> {
             self.failures.remove(&key);
             return;
         };
-        let wait = self.failed(key.clone(), Instant::now());
-        tracing::warn!(%key, %error, ?wait, "failed; it is tried again");
+        let shown = key.to_string();
+        let wait = self.failed(key, Instant::now());
+        tracing::warn!(key = shown, %error, ?wait, "failed; it is tried again");
     }
 
     /// Adds a key again after a failure, and says how long it waits.

@@ -21,10 +21,18 @@ type Built = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestError {
-    #[error("{verb} {path}: {source}")]
+    #[error("{verb} {path}: {}", said(source))]
     Failed { verb: &'static str, path: String, source: Box<Error> },
     #[error("{verb} {path}: no answer after {PATIENCE:?}")]
     Silent { verb: &'static str, path: String },
+}
+
+/// What the server said, or what kept the question from it.
+fn said(error: &Error) -> String {
+    match error {
+        Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl RestError {

@@ -80,7 +80,7 @@ async fn collectable(client: &Client) -> Vec<Resource> {
                 return found.resources.into_iter().filter(is_collectable).collect();
             }
             Ok(found) => {
-                tracing::warn!(errors = ?found.errors, "not all kinds of objects are known; asking again")
+                tracing::warn!(errors = ?found.errors, "not all kinds of objects are known; asking again");
             }
             Err(error) => tracing::warn!(%error, "the kinds of objects are not known; asking again"),
         }

@@ -45,20 +45,16 @@ impl Pulses {
         };
         let renewed = lease.and_then(|lease| lease.renewed.clone());
         let reported = node.condition("Ready").and_then(|ready| ready.last_heartbeat_time.clone());
-        match self.by_node.get_mut(name) {
-            Some(pulse) => {
-                let has_renewed = renewed.is_some() && renewed != pulse.renewed;
-                let has_reported = reported.is_some() && reported != pulse.reported;
-                if has_renewed || has_reported {
-                    *pulse = Pulse { heard: now, renewed, reported };
-                }
-                false
-            }
-            None => {
-                self.by_node.insert(name.to_owned(), Pulse { heard: now, renewed, reported });
-                true
-            }
+        let Some(pulse) = self.by_node.get_mut(name) else {
+            self.by_node.insert(name.to_owned(), Pulse { heard: now, renewed, reported });
+            return true;
+        };
+        let has_renewed = renewed.is_some() && renewed != pulse.renewed;
+        let has_reported = reported.is_some() && reported != pulse.reported;
+        if has_renewed || has_reported {
+            *pulse = Pulse { heard: now, renewed, reported };
         }
+        false
     }
 
     /// When a node's patience ends.
