@@ -98,6 +98,14 @@ impl Claims {
         file.write_all(line(sign, range).as_bytes())
     }
 
+    /// Removes this instance's file; one that is absent is removed already.
+    pub(super) fn remove(&self, _lock: &Locked) -> io::Result<()> {
+        match fs::remove_file(self.path()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     fn path(&self) -> PathBuf {
         self.dir.join(&self.instance)
     }

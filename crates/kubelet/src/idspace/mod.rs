@@ -359,15 +359,18 @@ impl State {
     }
 }
 
-/// Removes the instance's file from the machine's register, after its last Pod is gone.
+/// Removes the instance's file from the machine's register when no Pod has a record any more. The caller knows that
+/// the instance does not run and has no sandbox; a record that can't be read counts as one.
 ///
 /// # Errors
-/// When the file is there and can't be removed.
-pub fn remove_claims(config: &IdSpaceConfig) -> io::Result<()> {
-    match fs::remove_file(config.claims_dir.join(&config.instance)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+/// When the records can't be listed, or the file is there and can't be removed.
+pub fn remove_unused_claims(config: &IdSpaceConfig) -> io::Result<()> {
+    if !PodDirs::new(config.pods_dir.clone()).records()?.is_empty() {
+        return Ok(());
     }
+    let claims = Claims::open(&config.claims_dir, &config.instance)?;
+    let lock = claims.lock()?;
+    claims.remove(&lock)
 }
 
 fn none() -> PodUid {
