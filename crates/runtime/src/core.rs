@@ -1,6 +1,6 @@
 //! What all verbs share: where things lie, the shims' launcher, what exists, who listens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) features: Features,
     pub(crate) streaming: Streaming,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
+    /// What has been said once.
+    pub(crate) warned: Mutex<BTreeSet<String>>,
     /// Who waits for which exec.
     pub(crate) execs: Mutex<HashMap<String, oneshot::Sender<Exit>>>,
     /// Verbs and followers of shims; joined at shutdown.
@@ -88,6 +90,17 @@ impl Core {
         };
         // No receiver is no error: nobody wants to know.
         let _ = self.events.send(event);
+    }
+
+    /// Says what a machine could not give in full, once for each text: it is the same for every Pod.
+    pub(crate) fn warn_once(&self, id: &str, warnings: &[String]) {
+        for warning in warnings {
+            if lock(&self.warned).insert(warning.clone()) {
+                tracing::warn!(id, warning, "less than was asked for; this is not said again");
+            } else {
+                tracing::debug!(id, warning, "less than was asked for");
+            }
+        }
     }
 
     /// Registers an exec that somebody will wait for.

@@ -25,7 +25,7 @@ mod state;
 mod stats;
 mod streaming;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -190,6 +190,7 @@ fn prepare(
         features,
         streaming,
         events: Core::event_channel(),
+        warned: Mutex::new(BTreeSet::new()),
         execs: Mutex::new(HashMap::new()),
         tasks: TaskTracker::new(),
         shutdown,

@@ -50,6 +50,9 @@ pub(crate) struct SandboxRecord {
     /// What the shim could not honour in full.
     #[serde(default)]
     pub(crate) warnings: Vec<String>,
+    /// Its containers have been ended and its network has been given back.
+    #[serde(default)]
+    pub(crate) is_stopped: bool,
 }
 
 /// The image a container was made from, kept whole so that nothing depends on the image's later removal.
@@ -169,6 +172,7 @@ mod tests {
             phase: SandboxPhase::Creating,
             addresses: vec![IpAddr::from([10, 0, 0, 1])],
             warnings: Vec::new(),
+            is_stopped: false,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use image::{ImagePin, ImageStore};
 use shim::client::ShimClient;
+use shim::protocol::Exit;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
@@ -87,6 +88,10 @@ pub(crate) struct Container {
     record: Mutex<ContainerRecord>,
     /// The root filesystem made by `CreateContainer`, until `StartContainer` takes it.
     pub(crate) rootfs: Mutex<Option<OwnedFd>>,
+    /// Held while a phase is changed and announced, so that nobody hears of an end before the start.
+    pub(crate) order: Mutex<()>,
+    /// An end that came while `StartContainer` was still waiting for its answer.
+    pub(crate) early_exit: Mutex<Option<Exit>>,
     /// Keeps the image's layers while the container exists.
     layers: Mutex<Option<ImagePin>>,
     /// Changes with every phase.
@@ -103,6 +108,8 @@ impl Container {
             directory,
             record: Mutex::new(record),
             rootfs: Mutex::new(None),
+            order: Mutex::new(()),
+            early_exit: Mutex::new(None),
             layers: Mutex::new(None),
             changed: watch::Sender::new(0),
             gate: tokio::sync::Mutex::new(()),

@@ -39,6 +39,7 @@ fn sandbox() -> SandboxRecord {
         phase: SandboxPhase::Ready,
         addresses: vec![std::net::IpAddr::from([10, 0, 0, 2])],
         warnings: Vec::new(),
+        is_stopped: false,
     }
 }
 

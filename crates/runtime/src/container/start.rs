@@ -12,6 +12,7 @@ use crate::core::{Core, blocking, now};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
 use crate::record::{ContainerPhase, Exited};
+use crate::sandbox::follow;
 use crate::state::{Container, Sandbox, lock};
 
 /// Starts a container.
@@ -27,21 +28,37 @@ pub(crate) async fn start(core: Arc<Core>, id: String) -> Result<()> {
         )));
     }
     let shim = sandbox.live_shim()?;
-    let started = {
-        let (core, sandbox, container) = (Arc::clone(&core), Arc::clone(&sandbox), Arc::clone(&container));
-        blocking(move || Ok(launch(&core, &sandbox, &container, &shim))).await?
-    };
-    match started {
-        Ok(()) => {
-            core.announce(&id, &sandbox.id, ContainerEventType::ContainerStartedEvent);
-            Ok(())
-        }
-        Err(failure) => {
+    let held = Arc::clone(&container);
+    blocking(move || start_held(&core, &sandbox, &held, &shim)).await
+}
+
+/// Launches, and tells of the start before any end that came meanwhile.
+fn start_held(core: &Core, sandbox: &Sandbox, container: &Container, shim: &ShimClient) -> Result<()> {
+    let launched = launch(core, sandbox, container, shim);
+    let early = {
+        let _order = lock(&container.order);
+        let recorded = launched.and_then(|started| Ok(running(container, &started)?));
+        if let Err(failure) = recorded {
+            end_unwanted(core, sandbox, container);
             if container.set_exited(failure.exited) {
-                core.announce(&id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
+                core.announce(&container.id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
             }
-            Err(failure.error)
+            return Err(failure.error);
         }
+        core.announce(&container.id, &sandbox.id, ContainerEventType::ContainerStartedEvent);
+        lock(&container.early_exit).take()
+    };
+    if let Some(exit) = early {
+        follow::container_exited(core, sandbox, &container.id, &exit);
+    }
+    Ok(())
+}
+
+/// The process may run when its start fails in the end; whatever it is, it ends with the failure.
+fn end_unwanted(core: &Core, sandbox: &Sandbox, container: &Container) {
+    let group = super::cgroup_path(core, &sandbox.record(), &container.id);
+    if let Err(error) = core.cgroups.kill(&group).and_then(|()| core.cgroups.remove(&group)) {
+        tracing::warn!(container = container.id, %error, "cannot clean up after a start that failed");
     }
 }
 
@@ -86,26 +103,14 @@ fn launch(
     sandbox: &Sandbox,
     container: &Container,
     shim: &ShimClient,
-) -> Result<(), Box<Failure>> {
+) -> Result<Started, Box<Failure>> {
     container.update(|record| record.phase = ContainerPhase::Starting)?;
     core.config.crash.reached(CrashPoint::ContainerStarting)?;
-    let started = hand_over(core, sandbox, container).and_then(|()| {
-        let started = shim.start_container(&container.id)?;
-        core.config.crash.reached(CrashPoint::ContainerStarted)?;
-        Ok(started)
-    });
-    match started {
-        Ok(started) => {
-            running(container, &started)?;
-            Ok(())
-        }
-        Err(failure) => {
-            let group = super::cgroup_path(core, &sandbox.record(), &container.id);
-            // The process may run by now; whatever it is, it ends with the failure.
-            let _ = core.cgroups.kill(&group).and_then(|()| core.cgroups.remove(&group));
-            Err(failure)
-        }
-    }
+    hand_over(core, sandbox, container)?;
+    let started = shim.start_container(&container.id)?;
+    core.config.crash.reached(CrashPoint::ContainerStarted)?;
+    core.warn_once(&container.id, &started.warnings);
+    Ok(started)
 }
 
 /// Opens everything and gives the shim the plan.
@@ -141,20 +146,10 @@ fn take_rootfs(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<
 }
 
 fn running(container: &Container, started: &Started) -> Result<()> {
-    for warning in &started.warnings {
-        tracing::warn!(container = container.id, warning, "the container got less than it asked for");
-    }
     container.update(|record| {
-        // The end of a process that ends at once may have been recorded already.
-        if record.phase == ContainerPhase::Starting {
-            record.phase = ContainerPhase::Running {
-                pid: started.pid,
-                started_at: i64::try_from(started.started_at).unwrap_or_default(),
-            };
-        } else if let ContainerPhase::Exited(exited) = &mut record.phase
-            && exited.started_at == 0
-        {
-            exited.started_at = i64::try_from(started.started_at).unwrap_or_default();
-        }
+        record.phase = ContainerPhase::Running {
+            pid: started.pid,
+            started_at: i64::try_from(started.started_at).unwrap_or_default(),
+        };
     })
 }

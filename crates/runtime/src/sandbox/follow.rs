@@ -76,14 +76,19 @@ fn take(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
 }
 
 /// Records a container's end and tells the listeners.
-pub(crate) fn container_exited(core: &Arc<Core>, sandbox: &Arc<Sandbox>, id: &str, exit: &Exit) {
+pub(crate) fn container_exited(core: &Core, sandbox: &Sandbox, id: &str, exit: &Exit) {
     let Some(container) = core.table.find_container(id) else { return };
-    if container.phase() == ContainerPhase::Starting && container::status::is_failed_start(exit) {
-        return; // `StartContainer` is waiting for the same answer and records it.
-    }
-    let started_at = container::status::started_at(&container.phase());
-    if container.set_exited(container::status::exited(started_at, exit)) {
-        core.announce(id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
+    {
+        let _order = lock(&container.order);
+        let phase = container.phase();
+        if phase == ContainerPhase::Starting {
+            *lock(&container.early_exit) = Some(exit.clone());
+            return;
+        }
+        let started_at = container::status::started_at(&phase);
+        if container.set_exited(container::status::exited(started_at, exit)) {
+            core.announce(id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
+        }
     }
     let group = container::cgroup_path(core, &sandbox.record(), id);
     if let Err(error) = core.cgroups.remove(&group) {

@@ -58,20 +58,23 @@ pub(crate) async fn undo(core: &Arc<Core>, sandbox: &Arc<Sandbox>) {
 }
 
 async fn stop_held(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    let was_ready = sandbox.phase() == SandboxPhase::Ready;
-    for container in core.table.containers_of(&sandbox.id) {
-        kill(core, sandbox, &container).await?;
-    }
-    core.config.crash.reached(CrashPoint::SandboxContainersStopped)?;
-    detach_network(core, sandbox).await?;
-    core.config.crash.reached(CrashPoint::NetworkDetached)?;
-    if was_ready {
+    let before = sandbox.record();
+    if !before.is_stopped {
+        for container in core.table.containers_of(&sandbox.id) {
+            kill(core, sandbox, &container).await?;
+        }
+        core.config.crash.reached(CrashPoint::SandboxContainersStopped)?;
+        detach_network(core, sandbox).await?;
+        core.config.crash.reached(CrashPoint::NetworkDetached)?;
         // Before the shim goes, so that its end is not taken for an accident.
-        sandbox.update(|record| record.phase = SandboxPhase::NotReady)?;
+        sandbox.update(|record| {
+            record.phase = SandboxPhase::NotReady;
+            record.is_stopped = true;
+        })?;
     }
     end_shim(core, sandbox).await?;
     core.config.crash.reached(CrashPoint::ShimStopped)?;
-    if was_ready {
+    if before.phase == SandboxPhase::Ready {
         core.announce(&sandbox.id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
     }
     Ok(())

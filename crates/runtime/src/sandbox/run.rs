@@ -42,6 +42,7 @@ pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Resul
         phase: SandboxPhase::Creating,
         addresses: Vec::new(),
         warnings: Vec::new(),
+        is_stopped: false,
     };
     let sandbox = Arc::new(Sandbox::new(core.sandbox_dir(&id), record, None));
     if let Err(twin) = core.table.add_sandbox(Arc::clone(&sandbox)) {
@@ -99,9 +100,7 @@ async fn make(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wanted: Wanted) -> Resul
         write_files(sandbox.directory(), &sandbox.record(), &addresses)?;
         core.config.crash.reached(CrashPoint::SandboxFilesWritten)?;
         let warnings = shim.warnings().to_vec();
-        for warning in &warnings {
-            tracing::warn!(sandbox = sandbox.id, warning, "the sandbox got less than it asked for");
-        }
+        core.warn_once(&sandbox.id, &warnings);
         sandbox.update(|record| {
             record.phase = SandboxPhase::Ready;
             record.addresses = addresses;
