@@ -8,6 +8,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Flags};
+use crate::ids;
 use crate::instance::{self, LockError};
 use crate::node::{self, NodeError};
 use crate::output;
@@ -28,6 +29,8 @@ pub(crate) enum DownError {
     Stop(#[from] runtime::StopError),
     #[error("the Pods have ended, but their volumes are still mounted: {0}")]
     Volumes(#[source] io::Error),
+    #[error("the Pods have ended, but the instance's claims of host IDs are not removed: {0}")]
+    Claims(#[source] io::Error),
     #[error("the Pods have ended, but the network is not down: {0}")]
     Network(#[from] network::NetworkError),
 }
@@ -69,5 +72,6 @@ async fn stop_pods(places: &Places, config: &Config) -> Result<(), DownError> {
     runtime.shutdown().await;
     stopped?;
     kubelet::unmount_volumes(&places.kubelet()).map_err(DownError::Volumes)?;
+    kubelet::idspace::remove_unused_claims(&ids::space(places, config)).map_err(DownError::Claims)?;
     Ok(network.teardown().await?)
 }
