@@ -71,10 +71,29 @@ fn processes(root: &Path, instance: &str) -> Vec<String> {
     let lines = pids.filter_map(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_ours = line.contains(&root) || is_in(&pid, instance);
+        let is_ours = (line.contains(&root) || is_in(&pid, instance)) && !has_ended(&pid);
         (is_ours && pid != std::process::id().to_string()).then(|| format!("{pid}: {line}"))
     });
     lines.collect()
+}
+
+/// Whether a process has ended and waits for its parent's notice: what a killed daemon leaves to the machine's init is
+/// not ours any more.
+fn has_ended(pid: &str) -> bool {
+    stat(pid).is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))
+}
+
+/// A process's state and its parent.
+fn stat(pid: &str) -> Option<(char, u32)> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = line.rsplit_once(')')?.1.split_whitespace();
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+}
+
+/// The children of a process that have ended and that it has not taken notice of.
+pub fn unreaped(parent: u32) -> Vec<u32> {
+    let pids = entries(Path::new("/proc")).into_iter().filter(|pid| stat(pid) == Some(('Z', parent)));
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Whether a process is in a control group of the instance.
