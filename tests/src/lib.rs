@@ -10,5 +10,5 @@ mod machine;
 mod node;
 
 pub use images::image_mirror;
-pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims};
+pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran};
