@@ -117,7 +117,7 @@ impl Launcher {
     ) -> io::Result<Child> {
         let null = std::fs::File::open("/dev/null")?;
         let procs = cgroup.open_legacy_procs()?;
-        let title = CString::new(format!("kakoi-shim {}", plan.id)).unwrap_or_default();
+        let title = CString::new(plan.id.as_str()).unwrap_or_default();
         sys::process::spawn(&SpawnPlan {
             program: self.program.as_fd(),
             args: vec![c"kakoi-shim".to_owned(), title],

@@ -33,7 +33,7 @@ pub(crate) struct Log {
     pending: [Vec<u8>; 2],
     out: Vec<u8>,
     /// Bytes that could not be written (full disk); the container goes on.
-    pub(crate) lost: u64,
+    lost: u64,
 }
 
 impl Log {
@@ -44,6 +44,7 @@ impl Log {
     /// Goes on in another file.
     pub(crate) fn reopen(&mut self, file: File) {
         self.file = Some(file);
+        self.lost = 0;
     }
 
     /// Takes output as it was read.
@@ -90,7 +91,10 @@ impl Log {
 
     fn flush(&mut self) {
         let Some(file) = &mut self.file else { return };
-        if file.write_all(&self.out).is_err() {
+        if let Err(error) = file.write_all(&self.out) {
+            if self.lost == 0 {
+                crate::complain(&format!("cannot write a container's log, lines are lost: {error}"));
+            }
             self.lost = self.lost.saturating_add(u64::try_from(self.out.len()).unwrap_or(u64::MAX));
         }
         self.out.clear();

@@ -22,7 +22,7 @@ use std::fs;
 use std::process::Command;
 
 /// What a container's first process can say about itself, one `key value` a line.
-const SCRIPT: &str = "grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status;\
+const SCRIPT: &str = "exec 2>/dev/null; grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status;\
     echo maps: $(cat /proc/self/uid_map /proc/self/gid_map); echo umask: $(umask); echo cwd: $(pwd);\
     for d in null zero full random urandom tty ptmx fd stdin; do [ -e /dev/$d ] && echo dev-$d: there; done;\
     for f in /proc/kcore /proc/keys; do echo masked-$f: $(wc -c <$f); done;\

@@ -21,7 +21,9 @@ mod common;
 
 use common::{Pod, process, set_mode, until, with_capabilities};
 use shim::client::Descriptors;
-use shim::protocol::{ContainerPlan, DevicePlan, MountPlan, MountSource, PidNamespace, ProcessPlan};
+use shim::protocol::{
+    ContainerPlan, DevicePlan, MountPlan, MountSource, Namespace, PidNamespace, ProcessPlan,
+};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -182,6 +184,38 @@ fn s07_the_nodes_parameters_cannot_be_written() {
     let (_, output) = pod.run((plan, fds));
     assert!(!output.contains("CAN "), "{output}");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), before);
+}
+
+#[test]
+fn s09_the_nodes_network_gives_no_raw_socket_and_no_low_port() {
+    let pod = Pod::with(|plan| (plan.network, plan.uts) = (Namespace::Node, Namespace::Node));
+    let (plan, fds) = powerful(&pod, "app", "exec sleep 1000");
+    let pid = pod.start(&plan, &fds);
+    let denied = as_container_root(pid, || {
+        // SAFETY: plain integers.
+        done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP) })
+    });
+    assert_eq!(denied.unwrap_err().raw_os_error(), Some(libc::EPERM));
+    let denied = as_container_root(pid, || std::net::TcpListener::bind("127.0.0.1:1").map(drop));
+    assert_eq!(denied.unwrap_err().raw_os_error(), Some(libc::EACCES));
+}
+
+#[test]
+fn s10_no_bpf_program_can_be_loaded() {
+    let pod = Pod::new();
+    let (plan, fds) = powerful(&pod, "app", "exec sleep 1000");
+    let pid = pod.start(&plan, &fds);
+    let denied = as_container_root(pid, || {
+        let map = [1_u32, 4, 4, 1, 0, 0, 0, 0]; // BPF_MAP_TYPE_HASH, key, value, entries
+        // SAFETY: BPF_MAP_CREATE reads 32 bytes.
+        done(i32::try_from(unsafe { libc::syscall(libc::SYS_bpf, 0, map.as_ptr(), 32) }).unwrap_or(-1))
+    });
+    assert_eq!(denied.unwrap_err().raw_os_error(), Some(libc::EPERM));
+}
+
+/// -1 is the last error.
+fn done(result: i32) -> std::io::Result<()> {
+    if result >= 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 #[test]

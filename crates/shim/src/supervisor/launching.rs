@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    fn has_failed(&mut self, what: &What, failure: &Failure) {
+    pub(super) fn has_failed(&mut self, what: &What, failure: &Failure) {
         match what {
             What::Container(id) => {
                 if let Some(streams) =

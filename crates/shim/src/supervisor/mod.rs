@@ -70,6 +70,7 @@ pub fn run() -> i32 {
     let listener = unsafe { UnixListener::from_raw_fd(4) };
     // SAFETY: as above.
     let dir = unsafe { OwnedFd::from_raw_fd(5) };
+    let _ = rustix::thread::set_name(c"kakoi-shim");
     match begin(&mut starter, listener, dir) {
         Ok(mut supervisor) => {
             let ready = StartReply::Ready { warnings: supervisor.warnings.clone() };

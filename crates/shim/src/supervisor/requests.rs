@@ -191,9 +191,11 @@ impl Supervisor {
         };
         let pid_target = pid_target.as_ref().map(AsFd::as_fd);
         let job = Job { sandbox: &self.sandbox, plan: &container.plan, fds, stdio, pid_target };
-        let begun = launch::start_container(&job)?;
+        let begun = launch::start_container(&job);
         drop(job);
-        self.launches.push(Launch::new(What::Container(id.to_owned()), client, begun));
+        let what = What::Container(id.to_owned());
+        let begun = begun.inspect_err(|failure| self.has_failed(&what, failure))?;
+        self.launches.push(Launch::new(what, client, begun));
         if let Some(container) = self.containers.get_mut(id) {
             container.state = State::Starting;
         }
@@ -222,7 +224,8 @@ impl Supervisor {
         if let Some(exec) = self.execs.get(process) {
             return match &exec.pidfd {
                 Some(pidfd) => send(pidfd.as_fd(), signal),
-                None => Ok(DONE),
+                None if exec.exit.is_some() => Ok(DONE),
+                None => Err(not_running(process)),
             };
         }
         let container = self.container(process)?;
