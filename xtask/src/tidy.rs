@@ -123,7 +123,7 @@ fn file_faults(root: &Path, file: &Path) -> Result<Vec<String>, Box<dyn Error>> 
     if lines > LONGEST_FILE {
         faults.push(format!("{shown} has {lines} lines; {LONGEST_FILE} at most: which subjects are in it?"));
     }
-    let is_test = file.file_stem().is_some_and(|stem| stem == "tests");
+    let is_test = file.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with("tests"));
     if !is_test && !text.starts_with("//!") && !text.starts_with("#![") {
         faults.push(format!("{shown} does not begin with `//!`: say what it does and what it refuses to do"));
     }
