@@ -118,7 +118,10 @@ fn adopt(core: &Arc<Core>, sandbox: &Arc<Sandbox>, shim: &Arc<ShimClient>) -> Re
 }
 
 fn adopt_container(container: &Container, state: &ShimState) -> Result<()> {
-    let Some(known) = state.containers.iter().find(|known| known.id == container.id) else { return Ok(()) };
+    let Some(known) = state.containers.iter().find(|known| known.id == container.id) else {
+        forget_unknown(container);
+        return Ok(());
+    };
     let started_at = known.started_at.and_then(|at| i64::try_from(at).ok()).unwrap_or_default();
     match (known.phase, &known.exit) {
         (Phase::Running, _) => container.update(|record| {
@@ -131,6 +134,19 @@ fn adopt_container(container: &Container, state: &ShimState) -> Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// A container that ran by its record and is unknown to its shim has ended, nobody knows how.
+fn forget_unknown(container: &Container) {
+    if let ContainerPhase::Running { started_at, .. } = container.phase() {
+        container.set_exited(Exited {
+            started_at,
+            finished_at: crate::core::now(),
+            code: 137,
+            reason: "Error".to_owned(),
+            message: "the Pod's shim does not know the container; how it ended is lost".to_owned(),
+        });
     }
 }
 

@@ -87,6 +87,8 @@ fn existing(twin: &Container, asked: &Container) -> Result<String> {
 }
 
 fn make(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()> {
+    // A removal of the sandbox that began meanwhile either sees this container or is seen here.
+    sandbox.live_shim()?;
     let directory = container.directory();
     make_dir(directory)?;
     let record = container.record();
