@@ -107,24 +107,31 @@ async fn apply(client: &Client, namespace: &str, pem: &str, actions: Vec<Action>
 
 async fn apply_one(client: &Client, namespace: &str, pem: &str, action: Action) -> Result<(), RestError> {
     let configs = Collection::core(client, namespace, "configmaps");
-    // 404: the namespace went. 403: it is going. 409: somebody was faster.
     match action {
         Action::CreateAccount => {
             let account =
                 json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}});
             let accounts = Collection::core(client, namespace, "serviceaccounts");
-            accounts.create(&account).await.forgive(&[403, 404, 409])
+            create(&accounts, &account).await
         }
         Action::CreateRootCa => {
             let mut config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}});
             set_contents(&mut config, pem);
-            configs.create(&config).await.forgive(&[403, 404, 409])
+            create(&configs, &config).await
         }
         Action::RestoreRootCa => {
             let Some(mut config) = configs.get::<Value>(ROOT_CA).await? else { return Ok(()) };
             set_contents(&mut config, pem);
             configs.replace(ROOT_CA, &config).await.forgive(&[404])
         }
+    }
+}
+
+/// Creates an object, unless the namespace is going or gone, or somebody was faster.
+async fn create(collection: &Collection<'_>, object: &Value) -> Result<(), RestError> {
+    match collection.create(object).await {
+        Err(error) if error.is_namespace_terminating() => Ok(()),
+        created => created.forgive(&[404, 409]),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The part of an object's metadata that controllers decide by.
 
+use std::sync::Arc;
+
 use informer::Meta;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +55,7 @@ impl Metadata {
 #[serde(from = "Whole")]
 pub(crate) struct Object {
     key: Meta,
-    pub(crate) metadata: Metadata,
+    pub(crate) metadata: Arc<Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +65,7 @@ struct Whole {
 
 impl From<Whole> for Object {
     fn from(whole: Whole) -> Self {
-        Self { key: whole.metadata.key(), metadata: whole.metadata }
+        Self { key: whole.metadata.key(), metadata: Arc::new(whole.metadata) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PostParams, Preconditions, PropagationPolicy};
-use kube::core::Request;
+use kube::core::{Request, Status};
 use kube::{Client, Error};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,15 +36,26 @@ fn said(error: &Error) -> String {
 }
 
 impl RestError {
-    /// The HTTP status, when there was an answer.
-    pub(crate) fn code(&self) -> Option<u16> {
+    fn status(&self) -> Option<&Status> {
         match self {
             Self::Failed { source, .. } => match source.as_ref() {
-                Error::Api(status) => Some(status.code),
+                Error::Api(status) => Some(status),
                 _ => None,
             },
             Self::Silent { .. } => None,
         }
+    }
+
+    /// The HTTP status, when there was an answer.
+    pub(crate) fn code(&self) -> Option<u16> {
+        self.status().map(|status| status.code)
+    }
+
+    /// Whether nothing new is taken because the namespace is being deleted.
+    pub(crate) fn is_namespace_terminating(&self) -> bool {
+        let details = self.status().and_then(|status| status.details.as_ref());
+        details
+            .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
     }
 }
 

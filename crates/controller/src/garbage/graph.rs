@@ -2,6 +2,7 @@
 //! tell and says which objects must be looked at again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::metadata::{Metadata, OwnerReference};
 
@@ -15,7 +16,7 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) struct Entry {
     /// Which kind, as the number of its watch.
     pub(super) kind: usize,
-    pub(super) metadata: Metadata,
+    pub(super) metadata: Arc<Metadata>,
 }
 
 impl Entry {
@@ -63,7 +64,12 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Takes over the state of one object of a watch, `None` when it is gone. Gives the UIDs to look at again.
-    pub(super) fn set(&mut self, kind: usize, key: &str, metadata: Option<&Metadata>) -> BTreeSet<String> {
+    pub(super) fn set(
+        &mut self,
+        kind: usize,
+        key: &str,
+        metadata: Option<&Arc<Metadata>>,
+    ) -> BTreeSet<String> {
         let mut touched = BTreeSet::new();
         let place = (kind, key.to_owned());
         let old = self.uids.get(&place).cloned();
@@ -153,7 +159,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     /// An object with owners (`!` marks one that it blocks) and finalizers; it is being deleted when it has some.
-    pub(in super::super) fn object(name: &str, owners: &[&str], finalizers: &[&str]) -> Metadata {
+    pub(in super::super) fn object(name: &str, owners: &[&str], finalizers: &[&str]) -> Arc<Metadata> {
         let owners: Vec<_> = owners
             .iter()
             .map(|owner| {
@@ -163,12 +169,15 @@ pub(super) mod tests {
             })
             .collect();
         let at = (!finalizers.is_empty()).then_some("2026-11-23T12:00:00Z");
-        serde_json::from_value(json!({"name": name, "uid": name, "namespace": "team", "resourceVersion": "1",
-            "ownerReferences": owners, "finalizers": finalizers, "deletionTimestamp": at}))
-        .unwrap()
+        let metadata: Metadata = serde_json::from_value(
+            json!({"name": name, "uid": name, "namespace": "team", "resourceVersion": "1",
+            "ownerReferences": owners, "finalizers": finalizers, "deletionTimestamp": at}),
+        )
+        .unwrap();
+        metadata.into()
     }
 
-    pub(in super::super) fn graph(objects: &[Metadata]) -> Graph {
+    pub(in super::super) fn graph(objects: &[Arc<Metadata>]) -> Graph {
         let mut graph = Graph::default();
         for object in objects {
             graph.set(0, &object.name, Some(object));
@@ -197,7 +206,7 @@ pub(super) mod tests {
     #[test]
     fn another_object_of_the_same_name_is_another_one() {
         let mut graph = graph(&[object("a", &[], &[]), object("b", &["a"], &[])]);
-        let other = Metadata { uid: "other".into(), ..object("a", &[], &[]) };
+        let other = Arc::new(Metadata { uid: "other".into(), ..(*object("a", &[], &[])).clone() });
         assert_eq!(touched(graph.set(0, "a", Some(&other))), ["b"]);
         assert!(graph.get("a").is_none() && graph.get("other").is_some());
     }

@@ -200,9 +200,10 @@ mod tests {
 
     #[test]
     fn an_owner_that_the_graph_does_not_know_is_asked_for() {
-        let elsewhere = crate::metadata::Metadata { namespace: "other".into(), ..object("a", &[], &[]) };
+        let mut elsewhere = (*object("a", &[], &[])).clone();
+        elsewhere.namespace = "other".into();
         let x = object("x", &["a"], &[]);
-        for objects in [vec![x.clone()], vec![x.clone(), elsewhere]] {
+        for objects in [vec![x.clone()], vec![x.clone(), elsewhere.into()]] {
             let step = plan(&graph(&objects), &config_maps(), "x", &Answers::new());
             assert_eq!(step, Step::Ask(x.owner_references.clone()));
         }
@@ -210,9 +211,12 @@ mod tests {
 
     #[test]
     fn what_was_deleted_with_a_policy_keeps_it() {
-        let mut x = object("x", &["gone"], &[]);
+        let mut x = (*object("x", &["gone"], &[])).clone();
         x.finalizers = vec![ORPHAN.into()];
         let answers = [("gone".to_owned(), Owner::Absent)].into();
-        assert_eq!(plan(&graph(&[x]), &config_maps(), "x", &answers), delete(PropagationPolicy::Orphan));
+        assert_eq!(
+            plan(&graph(&[x.into()]), &config_maps(), "x", &answers),
+            delete(PropagationPolicy::Orphan)
+        );
     }
 }

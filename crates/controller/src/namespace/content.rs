@@ -119,7 +119,7 @@ async fn empty(client: &Client, namespace: &str, resource: &Resource) -> Result<
         }
     }
     let left = collection.list().await?;
-    Ok(Summary::of(left.iter().map(|object| &object.metadata)))
+    Ok(Summary::of(left.iter().map(|object| object.metadata.as_ref())))
 }
 
 /// Writes into the namespace's status what was found; gives the namespace as it is then.
@@ -167,7 +167,7 @@ async fn wait_for_change(client: &Client, namespace: &str, left: &[(Resource, Su
 async fn until_other(source: &mut Source<Object>, seen: &Summary) {
     loop {
         source.changed().await;
-        let objects = source.store().iter().map(|object| &object.metadata);
+        let objects = source.store().iter().map(|object| object.metadata.as_ref());
         if source.is_synced() && Summary::of(objects) != *seen {
             return;
         }
