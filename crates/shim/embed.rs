@@ -37,7 +37,8 @@ pub fn build(cargo: &Path, workspace: &Path, target: &str, target_dir: &Path) ->
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let is_kept = matches!(name.as_str(), "CARGO_HOME" | "CARGO_NET_OFFLINE")
-            || name.starts_with("CARGO_REGISTRIES");
+            || name.starts_with("CARGO_REGISTRIES")
+            || name.ends_with("_LINKER");
         let is_cargo =
             name.starts_with("CARGO_") || matches!(name.as_str(), "RUSTC_WORKSPACE_WRAPPER" | "RUSTFLAGS");
         if is_cargo && !is_kept {

@@ -16,7 +16,10 @@ use std::time::SystemTime;
 
 /// What a client may lag behind, besides the 64 KiB in its pipe.
 const CLIENT_BUFFER: usize = 1 << 20;
-const READ: usize = 64 << 10;
+const READ: usize = 16 << 10;
+/// Reads that are enough for a full pipe of the largest size that a container can set (1 MiB). Somebody outside the
+/// container may hold its pipe and write for ever.
+const LAST_READS: usize = 80;
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +183,7 @@ impl Streams {
     /// Reads one of the outputs once. False: nothing there now, or it has ended.
     fn read_output(&mut self, index: usize) -> bool {
         let Some(Some(fd)) = self.outputs.get(index) else { return false };
-        let mut buffer = vec![0; READ];
+        let mut buffer = [0; READ];
         let stream = if index == 0 { Stream::Stdout } else { Stream::Stderr };
         match rustix::io::read(fd, &mut buffer) {
             Ok(length @ 1..) => {
@@ -238,7 +241,7 @@ impl Streams {
     fn read_client(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
         let Some(fd) = &client.input else { return };
-        let mut buffer = vec![0; READ];
+        let mut buffer = [0; READ];
         match rustix::io::read(fd, &mut buffer) {
             Ok(length @ 1..) => {
                 if let Some(input) = &mut self.input {
@@ -283,7 +286,11 @@ impl Streams {
     /// The container has ended: takes what is still in the pipes, ends the log and the clients that have everything.
     pub(crate) fn finish(&mut self) {
         for index in 0..self.outputs.len() {
-            while self.read_output(index) {}
+            for _ in 0..LAST_READS {
+                if !self.read_output(index) {
+                    break;
+                }
+            }
             self.close_output(index);
         }
         self.input = None;

@@ -70,7 +70,7 @@ pub fn run() -> i32 {
     let listener = unsafe { UnixListener::from_raw_fd(4) };
     // SAFETY: as above.
     let dir = unsafe { OwnedFd::from_raw_fd(5) };
-    let _ = rustix::thread::set_name(c"kakoi-shim");
+    forget_the_starter();
     match begin(&mut starter, listener, dir) {
         Ok(mut supervisor) => {
             let ready = StartReply::Ready { warnings: supervisor.warnings.clone() };
@@ -85,6 +85,14 @@ pub fn run() -> i32 {
             1
         }
     }
+}
+
+/// Nothing of the starter but the three descriptors is kept: no other descriptor, no file mode mask.
+fn forget_the_starter() {
+    // SAFETY: nothing in this process uses a descriptor above 5 yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 6_u32, u32::MAX, 0) };
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let _ = rustix::thread::set_name(c"kakoi-shim");
 }
 
 /// Everything before the daemon is told that the sandbox exists.
@@ -314,6 +322,7 @@ impl Supervisor {
         }
         if let Some(client) = self.ending.and_then(|id| self.clients.get_mut(&id)) {
             let _ = client.socket.set_nonblocking(false);
+            let _ = client.socket.set_write_timeout(Some(std::time::Duration::from_secs(5)));
             let _ = wire::send(&mut client.socket, &crate::protocol::Reply::Done, &[]);
         }
         0
