@@ -1,243 +1,173 @@
 //! Pod cgroups: one per Pod below its quality-of-service parent, with the Pod's limits; containers go below, and are
-//! the runtime's. Works on cgroup v2 and on v1 (one directory in each controller's hierarchy).
+//! the runtime's. The parents share the processor as upstream's do: best effort gets what is left, burstable Pods
+//! what they request together.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::pod::resource::CgroupValues;
+use k8s_openapi::api::core::v1::Pod;
+use sys::cgroup::{CgroupError, Layout, Limits, plan_create, plan_update};
 
-/// Where the machine's cgroup hierarchies are mounted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Hierarchies {
-    /// One tree with all controllers.
-    Unified(PathBuf),
-    /// A tree for each controller that matters here.
-    Legacy { cpu: Option<PathBuf>, memory: Option<PathBuf> },
+use crate::pod::resource::{CgroupValues, QosClass, cgroup_values, pod_amount, qos_class};
+use crate::uid::PodUid;
+
+/// How long killed processes may take to leave their group.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The machine's cgroup hierarchies and the instance's group in them.
+#[derive(Debug)]
+pub(crate) struct PodCgroups {
+    layout: Layout,
+    root: String,
+    /// Shares of the burstable Pods.
+    burstable: Mutex<BTreeMap<PodUid, i64>>,
 }
 
-/// One file to write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    pub(crate) path: PathBuf,
-    pub(crate) value: String,
+/// The path of a Pod's group below `root`.
+pub(crate) fn group_of(root: &str, pod: &Pod) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    format!("{root}{}/pod{uid}", parent_of(qos_class(pod)))
 }
 
-/// Reads the mount table: v2 counts only where it has the controllers, not as v1's companion.
-pub(crate) fn find_hierarchies(mountinfo: &str) -> Hierarchies {
-    let (mut unified, mut cpu, mut memory) = (None, None, None);
-    for line in mountinfo.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
-        let Some(point) = before.split(' ').nth(4).map(PathBuf::from) else { continue };
-        let mut fields = after.split(' ');
-        let kind = fields.next().unwrap_or_default();
-        let options = fields.nth(1).unwrap_or_default();
-        let has = |controller: &str| options.split(',').any(|option| option == controller);
-        match kind {
-            "cgroup2" => unified = unified.or(Some(point)),
-            "cgroup" if has("cpu") => cpu = cpu.or(Some(point)),
-            "cgroup" if has("memory") => memory = memory.or(Some(point)),
-            _ => {}
-        }
-    }
-    match unified {
-        Some(root) if cpu.is_none() && memory.is_none() => Hierarchies::Unified(root),
-        _ => Hierarchies::Legacy { cpu, memory },
+fn parent_of(class: QosClass) -> &'static str {
+    match class {
+        QosClass::Guaranteed => "",
+        QosClass::Burstable => "/burstable",
+        QosClass::BestEffort => "/besteffort",
     }
 }
 
-impl Hierarchies {
-    fn roots(&self) -> Vec<&Path> {
-        match self {
-            Self::Unified(root) => vec![root],
-            Self::Legacy { cpu, memory } => cpu.iter().chain(memory).map(PathBuf::as_path).collect(),
+fn limits(values: CgroupValues) -> Limits {
+    let positive = |value: i64| Some(value).filter(|value| *value > 0);
+    let quota = positive(values.cpu_quota);
+    Limits {
+        memory: positive(values.memory_limit),
+        cpu_shares: u64::try_from(values.cpu_shares).ok(),
+        cpu_quota: quota,
+        cpu_period: quota.and_then(|_| u64::try_from(values.cpu_period).ok()),
+        ..Limits::default()
+    }
+}
+
+impl PodCgroups {
+    /// Finds the hierarchies; `root` is the instance's group, e.g. `/kakoi`.
+    pub(crate) fn open(root: String) -> io::Result<Self> {
+        Ok(Self { layout: Layout::detect()?, root, burstable: Mutex::default() })
+    }
+
+    /// The instance's group.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Makes the Pod's group with its limits, or brings it up to date.
+    pub(crate) fn apply(&self, uid: &PodUid, pod: &Pod) -> Result<(), CgroupError> {
+        let values = cgroup_values(pod_amount(pod));
+        sys::cgroup::apply(&plan_create(&self.layout, &group_of(&self.root, pod), &limits(values)))?;
+        match qos_class(pod) {
+            QosClass::Guaranteed => Ok(()),
+            QosClass::BestEffort => self.share("/besteffort", 0),
+            QosClass::Burstable => {
+                let shares = {
+                    let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+                    burstable.insert(uid.clone(), values.cpu_shares);
+                    burstable.values().sum()
+                };
+                self.share("/burstable", shares)
+            }
         }
     }
 
-    /// What to write for `group` (absolute, e.g. `/kakoi/pod1`) with these values.
-    pub(crate) fn plan(&self, group: &str, values: CgroupValues) -> Vec<Setting> {
-        let at = |root: &Path, file: &str, value: String| Setting {
-            path: directory(root, group).join(file),
-            value,
-        };
-        match self {
-            Self::Unified(root) => {
-                let max = |limit: i64| if limit > 0 { limit.to_string() } else { "max".to_owned() };
-                vec![
-                    at(root, "cpu.weight", weight_of_shares(values.cpu_shares).to_string()),
-                    at(root, "cpu.max", format!("{} {}", max(values.cpu_quota), values.cpu_period)),
-                    at(root, "memory.max", max(values.memory_limit)),
-                ]
-            }
-            Self::Legacy { cpu, memory } => {
-                let none = |limit: i64| if limit > 0 { limit } else { -1 };
-                let cpu = cpu.iter().flat_map(|root| {
-                    [
-                        at(root, "cpu.shares", values.cpu_shares.to_string()),
-                        at(root, "cpu.cfs_period_us", values.cpu_period.to_string()),
-                        at(root, "cpu.cfs_quota_us", none(values.cpu_quota).to_string()),
-                    ]
-                });
-                let memory = memory
-                    .iter()
-                    .map(|root| at(root, "memory.limit_in_bytes", none(values.memory_limit).to_string()));
-                cpu.chain(memory).collect()
-            }
-        }
+    /// Sets what a quality-of-service parent gets of the processor, beside the others.
+    fn share(&self, parent: &str, shares: i64) -> Result<(), CgroupError> {
+        let shares = u64::try_from(shares.clamp(2, 262_144)).ok();
+        let limits = Limits { cpu_shares: shares, ..Limits::default() };
+        sys::cgroup::apply(&plan_update(&self.layout, &format!("{}{parent}", self.root), &limits))
     }
 
-    /// Makes the group with its parents and applies `values`.
-    pub(crate) fn apply(&self, group: &str, values: CgroupValues) -> io::Result<()> {
-        for root in self.roots() {
-            self.make(root, group)?;
-        }
-        for setting in self.plan(group, values) {
-            match fs::write(&setting.path, &setting.value) {
-                // A kernel without the controller or the bandwidth option has no such file: nothing to limit with.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    tracing::debug!(file = %setting.path.display(), "the kernel has no such limit");
-                }
-                Err(error) => {
-                    let file = setting.path.display();
-                    return Err(io::Error::other(format!("write {} to {file}: {error}", setting.value)));
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes each level; on v2 the controllers are handed down from the instance's own group on.
-    fn make(&self, root: &Path, group: &str) -> io::Result<()> {
-        let mut at = root.to_owned();
-        for part in group.split('/').filter(|part| !part.is_empty()) {
-            if matches!(self, Self::Unified(_)) {
-                hand_down(&at);
-            }
-            at.push(part);
-            match fs::create_dir(&at) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(io::Error::other(format!("make cgroup {}: {error}", at.display())));
-                }
-                _ => {}
-            }
-        }
-        if matches!(self, Self::Unified(_)) {
-            hand_down(&at);
-        }
-        Ok(())
-    }
-
-    /// Removes the group and those below it. One that is absent is fine; one with processes is an error.
-    pub(crate) fn remove(&self, group: &str) -> io::Result<()> {
+    /// Removes the Pod's group, whatever its quality of service was, with all below it.
+    pub(crate) fn remove(&self, uid: &PodUid) -> Result<(), CgroupError> {
         let mut result = Ok(());
-        for root in self.roots() {
-            let removed = remove_group(&directory(root, group));
+        for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
+            let group = format!("{}{}/pod{uid}", self.root, parent_of(class));
+            let removed = sys::cgroup::remove(&self.layout, &group, PATIENCE);
             result = result.and(removed);
         }
-        result
+        let shares = {
+            let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+            burstable.remove(uid).map(|_| burstable.values().sum())
+        };
+        let rest = shares.map_or(Ok(()), |shares| self.share("/burstable", shares));
+        result.and(rest)
     }
-}
-
-fn directory(root: &Path, group: &str) -> PathBuf {
-    root.join(group.trim_start_matches('/'))
-}
-
-fn hand_down(directory: &Path) {
-    for controller in ["+cpu", "+memory", "+pids", "+io", "+cpuset"] {
-        if let Err(error) = fs::write(directory.join("cgroup.subtree_control"), controller) {
-            tracing::debug!(directory = %directory.display(), controller, %error, "controller not handed down");
-        }
-    }
-}
-
-fn remove_group(directory: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_group(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io::Error::other(format!("remove cgroup {}: {error}", directory.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// v1 shares (2 to 262144) as v2 weight (1 to 10000). Source: KEP-2254.
-fn weight_of_shares(shares: i64) -> i64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    const HYBRID: &str = "\
-30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
-31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw
-33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct
-34 30 0:30 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory
-";
-
-    fn values() -> CgroupValues {
-        CgroupValues { cpu_shares: 256, cpu_quota: 50_000, cpu_period: 100_000, memory_limit: 64 << 20 }
-    }
-
-    fn golden(hierarchies: &Hierarchies, values: CgroupValues) -> Vec<String> {
-        let plan = hierarchies.plan("/kakoi/burstable/podu", values);
-        plan.iter().map(|setting| format!("{} {}", setting.path.display(), setting.value)).collect()
+    #[test]
+    fn a_pods_group_lies_below_its_quality_of_service() {
+        let pod = |resources: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"uid": "u"},
+                "spec": {"containers": [{"name": "c", "resources": resources}]}}))
+            .unwrap()
+        };
+        let sized = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(group_of("/kakoi", &pod(json!({}))), "/kakoi/besteffort/podu");
+        assert_eq!(group_of("/kakoi", &pod(json!({"requests": {"cpu": "1"}}))), "/kakoi/burstable/podu");
+        assert_eq!(group_of("/kakoi", &pod(json!({"requests": sized, "limits": sized}))), "/kakoi/podu");
     }
 
     #[test]
-    fn the_hybrid_machine_uses_its_v1_controllers() {
-        let hierarchies = find_hierarchies(HYBRID);
-        assert_eq!(
-            golden(&hierarchies, values()),
-            [
-                "/sys/fs/cgroup/cpu,cpuacct/kakoi/burstable/podu/cpu.shares 256",
-                "/sys/fs/cgroup/cpu,cpuacct/kakoi/burstable/podu/cpu.cfs_period_us 100000",
-                "/sys/fs/cgroup/cpu,cpuacct/kakoi/burstable/podu/cpu.cfs_quota_us 50000",
-                "/sys/fs/cgroup/memory/kakoi/burstable/podu/memory.limit_in_bytes 67108864"
-            ]
-        );
-    }
-
-    #[test]
-    fn the_unified_machine_uses_v2() {
-        let hierarchies = find_hierarchies("31 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        assert_eq!(
-            golden(&hierarchies, values()),
-            [
-                "/sys/fs/cgroup/kakoi/burstable/podu/cpu.weight 10",
-                "/sys/fs/cgroup/kakoi/burstable/podu/cpu.max 50000 100000",
-                "/sys/fs/cgroup/kakoi/burstable/podu/memory.max 67108864"
-            ]
-        );
+    fn what_is_not_limited_is_left_as_it_is() {
         let free = CgroupValues { cpu_shares: 2, cpu_quota: 0, cpu_period: 100_000, memory_limit: 0 };
-        assert_eq!(
-            golden(&hierarchies, free)[1..],
-            [
-                "/sys/fs/cgroup/kakoi/burstable/podu/cpu.max max 100000",
-                "/sys/fs/cgroup/kakoi/burstable/podu/memory.max max"
-            ]
-        );
+        assert_eq!(limits(free), Limits { cpu_shares: Some(2), ..Limits::default() });
+        let tight =
+            CgroupValues { cpu_shares: 256, cpu_quota: 50_000, cpu_period: 100_000, memory_limit: 64 << 20 };
+        let expected = Limits {
+            memory: Some(64 << 20),
+            cpu_shares: Some(256),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            ..Limits::default()
+        };
+        assert_eq!(limits(tight), expected);
     }
 
     #[test]
-    fn a_group_is_made_with_its_parents_and_removed_with_what_is_below() {
-        let root = tempfile::tempdir().unwrap();
-        let hierarchies = Hierarchies::Legacy { cpu: Some(root.path().into()), memory: None };
-        hierarchies.make(root.path(), "/kakoi/pod1").unwrap();
-        fs::create_dir(root.path().join("kakoi/pod1/container")).unwrap();
-        hierarchies.remove("/kakoi/pod1").unwrap();
-        hierarchies.remove("/kakoi/pod1").unwrap();
-        assert!(root.path().join("kakoi").is_dir());
+    fn burstable_pods_share_what_they_request_together() {
+        assert!(rustix::process::geteuid().is_root(), "this test makes cgroups: run it as root");
+        let root = format!("/kubelet-unit-{}-{:x}", std::process::id(), rand::random::<u32>());
+        let groups = PodCgroups::open(root.clone()).unwrap();
+        let make = |uid: &str, cpu: &str| {
+            let pod = json!({"metadata": {"uid": uid}, "spec": {"containers": [
+                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+            let uid = PodUid::parse(uid).unwrap();
+            groups.apply(&uid, &serde_json::from_value(pod).unwrap()).unwrap();
+            uid
+        };
+        let shares = || {
+            let directory = groups.layout.controller("cpu", &format!("{root}/burstable"));
+            let file = if groups.layout.is_unified() { "cpu.weight" } else { "cpu.shares" };
+            directory.map(|directory| std::fs::read_to_string(directory.join(file)).unwrap())
+        };
+        let first = make("a", "500m");
+        let one = shares();
+        let second = make("b", "500m");
+        let both = shares();
+        groups.remove(&second).unwrap();
+        let after = shares();
+        groups.remove(&first).unwrap();
+        sys::cgroup::remove(&groups.layout, &root, PATIENCE).unwrap();
+        assert_eq!(one, after);
+        assert_ne!(one, both);
+        if let (Some(one), Some(both), false) = (one, both, groups.layout.is_unified()) {
+            assert_eq!((one.trim(), both.trim()), ("512", "1024"));
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use userns::{Finding, LiveSandbox};
 
 use crate::apiwatch::cache::ObjectCache;
-use crate::cgroup::find_hierarchies;
+use crate::cgroup::PodCgroups;
 use crate::config::KubeletConfig;
 use crate::event::Recorder;
 use crate::idspace::{IdSpace, OpenError, host_ranges};
@@ -185,8 +185,7 @@ impl Parts {
             probe: config.probe,
             ended: EndedContainers::default(),
             metrics: Metrics::new(),
-            hierarchies: find_hierarchies(&std::fs::read_to_string("/proc/self/mountinfo")?),
-            cgroup_root: config.cgroup_root,
+            cgroups: PodCgroups::open(config.cgroup_root)?,
             node_name: config.node_name,
             host_ips: host_ips(&config.addresses),
             api_service: config.api_service,

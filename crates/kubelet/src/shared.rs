@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::apiwatch::cache::ObjectCache;
-use crate::cgroup::Hierarchies;
+use crate::cgroup::PodCgroups;
 use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::event::Recorder;
@@ -57,8 +57,7 @@ pub(crate) struct Shared {
     pub(crate) puller: Puller,
     pub(crate) ended: EndedContainers,
     pub(crate) metrics: Metrics,
-    pub(crate) hierarchies: Hierarchies,
-    pub(crate) cgroup_root: String,
+    pub(crate) cgroups: PodCgroups,
     pub(crate) node_name: String,
     pub(crate) host_ips: Vec<String>,
     pub(crate) api_service: ApiService,

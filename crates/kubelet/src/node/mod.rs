@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Error};
 use serde_json::json;
@@ -96,7 +96,7 @@ impl Reporter {
     async fn report(&self, mut node: Node, shutdown: &CancellationToken) {
         let mut runtime = self.shared.runtime.clone();
         let mut pulls = self.shared.puller.pulls();
-        let mut was_ready = is_ready(&node);
+        let mut before = Vec::new();
         // What was sent at registration may be older than what the runtime has said since.
         let mut is_due = true;
         loop {
@@ -105,8 +105,8 @@ impl Reporter {
                     return;
                 };
                 node = sent;
-                self.tell_change(was_ready, is_ready(&node));
-                was_ready = is_ready(&node);
+                self.tell_changes(&before, &node);
+                before = conditions(&node);
             }
             let changed = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -121,28 +121,23 @@ impl Reporter {
         }
     }
 
-    fn tell_change(&self, was_ready: bool, is_ready: bool) {
+    /// An event for each condition that has changed, or is new.
+    fn tell_changes(&self, before: &[NodeCondition], node: &Node) {
         let name = &self.shared.node_name;
-        match (was_ready, is_ready) {
-            (false, true) => {
-                self.shared.events.node(
-                    Kind::Normal,
-                    "NodeReady",
-                    format!("Node {name} status is now: NodeReady"),
-                );
+        for condition in conditions(node) {
+            let known = before.iter().find(|known| known.type_ == condition.type_);
+            let Some(reason) = change_reason(&condition.type_, &condition.status) else { continue };
+            if known.is_none_or(|known| known.status != condition.status) {
+                let text = format!("Node {name} status is now: {reason}");
+                self.shared.events.node(Kind::Normal, reason, text);
             }
-            (true, false) => {
-                let text = format!("Node {name} status is now: NodeNotReady");
-                self.shared.events.node(Kind::Normal, "NodeNotReady", text);
-            }
-            _ => {}
         }
     }
 
     async fn send(&self, node: &Node) -> Result<Node, Error> {
         let images = self.images().await;
         let runtime = self.shared.runtime.borrow().clone();
-        let before = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let before = conditions(node);
         let status = plan_status(self.input(&runtime, &images, &before));
         let patch = json!({"status": status});
         self.api.patch_status(&self.shared.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
@@ -157,7 +152,7 @@ impl Reporter {
         &'a self,
         runtime: &'a crate::shared::RuntimeInfo,
         images: &'a [cri::v1::Image],
-        before: &'a [k8s_openapi::api::core::v1::NodeCondition],
+        before: &'a [NodeCondition],
     ) -> NodeInput<'a> {
         let settings = &self.settings;
         NodeInput {
@@ -178,7 +173,21 @@ impl Reporter {
     }
 }
 
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+fn conditions(node: &Node) -> Vec<NodeCondition> {
+    node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default()
+}
+
+/// Upstream's word for a condition's new status.
+fn change_reason(type_: &str, status: &str) -> Option<&'static str> {
+    match (type_, status) {
+        ("Ready", "True") => Some("NodeReady"),
+        ("Ready", _) => Some("NodeNotReady"),
+        ("MemoryPressure", "True") => Some("NodeHasInsufficientMemory"),
+        ("MemoryPressure", _) => Some("NodeHasSufficientMemory"),
+        ("DiskPressure", "True") => Some("NodeHasDiskPressure"),
+        ("DiskPressure", _) => Some("NodeHasNoDiskPressure"),
+        ("PIDPressure", "True") => Some("NodeHasInsufficientPID"),
+        ("PIDPressure", _) => Some("NodeHasSufficientPID"),
+        _ => None,
+    }
 }

@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::dns::Resolver;
 use super::hosts::HostName;
 use super::label;
-use super::resource::{CgroupValues, QosClass, cgroup_values, pod_amount, qos_class};
+use super::resource::{CgroupValues, cgroup_values, pod_amount};
 use super::restart::is_sidecar;
 use super::security::{NodeSecurity, plan_sandbox_security};
+use crate::cgroup::group_of;
 use crate::userns::PodUserns;
 
 /// What a sandbox is planned from.
@@ -25,16 +26,6 @@ pub(crate) struct SandboxInput<'a> {
     /// The instance's cgroup, e.g. `/kakoi`.
     pub(crate) cgroup_root: &'a str,
     pub(crate) node: &'a NodeSecurity,
-}
-
-/// The Pod's cgroup: below the instance's, by quality of service.
-pub(crate) fn pod_cgroup(root: &str, pod: &Pod) -> String {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    match qos_class(pod) {
-        QosClass::Guaranteed => format!("{root}/pod{uid}"),
-        QosClass::Burstable => format!("{root}/burstable/pod{uid}"),
-        QosClass::BestEffort => format!("{root}/besteffort/pod{uid}"),
-    }
 }
 
 /// Plans the sandbox.
@@ -57,7 +48,7 @@ pub(crate) fn plan_sandbox(input: SandboxInput<'_>) -> v1::PodSandboxConfig {
         labels: label::sandbox_labels(pod),
         annotations: label::sandbox_annotations(pod),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: pod_cgroup(input.cgroup_root, pod),
+            cgroup_parent: group_of(input.cgroup_root, pod),
             security_context: Some(plan_sandbox_security(pod, input.userns, input.node)),
             sysctls: sysctls(pod),
             overhead: None,

@@ -64,10 +64,7 @@ impl Worker {
         let done = blocking(move || {
             let places = shared.places.of(&uid);
             remove_contents(places.root()).map_err(|error| format!("remove volumes: {error}"))?;
-            for parent in ["", "/burstable", "/besteffort"] {
-                let group = format!("{}{parent}/pod{uid}", shared.cgroup_root);
-                shared.hierarchies.remove(&group).map_err(|error| error.to_string())?;
-            }
+            shared.cgroups.remove(&uid).map_err(|error| error.to_string())?;
             shared.ids.release(&uid).map_err(|error| error.to_string())
         });
         done.await.map_err(|error| error.to_string())?

@@ -10,8 +10,6 @@ use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
 use crate::event::Kind;
 use crate::idspace::IdSpaceError;
 use crate::object::references;
-use crate::pod::resource::{cgroup_values, pod_amount};
-use crate::pod::sandbox::pod_cgroup;
 use crate::token::TokenError;
 use crate::userns::{PodUserns, UsernsError, Wish, check_handler, plan_wish};
 use crate::volume::payload::{PayloadInput, Tokens, fs_group};
@@ -30,7 +28,7 @@ pub(super) enum Problem {
     #[error("MountVolume.SetUp failed for volume {volume:?} : {cause}")]
     Token { volume: String, cause: TokenError },
     #[error("unable to ensure pod container exists: {0}")]
-    Cgroup(std::io::Error),
+    Cgroup(#[from] sys::cgroup::CgroupError),
     #[error("make the Pod's directories: {0}")]
     Directory(std::io::Error),
     #[error(transparent)]
@@ -142,9 +140,7 @@ impl Setup {
     fn apply(self) -> Result<Prepared, Problem> {
         let places = self.shared.places.of(&self.uid);
         make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
-        let group = pod_cgroup(&self.shared.cgroup_root, &self.pod);
-        let values = cgroup_values(pod_amount(&self.pod));
-        self.shared.hierarchies.apply(&group, values).map_err(Problem::Cgroup)?;
+        self.shared.cgroups.apply(&self.uid, &self.pod)?;
         let plans = plan_volumes(PayloadInput {
             pod: &self.pod,
             objects: &self.objects,

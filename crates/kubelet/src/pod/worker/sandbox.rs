@@ -101,7 +101,7 @@ impl Worker {
             resolver: &dns.resolver,
             host: &host,
             log_directory: &logs,
-            cgroup_root: &self.shared.cgroup_root,
+            cgroup_root: self.shared.cgroups.root(),
             node: &self.shared.security,
         })
     }
