@@ -107,7 +107,7 @@ impl Node {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("{ROOTS}/{}-{number}", std::process::id()));
         fs::create_dir_all(&root).expect("the node's root can be made");
-        let holder = hold_namespaces(&root, &etc_files(number, options.is_exact));
+        let holder = hold_namespaces(&root, &etc_files(number, options.is_exact), options.is_exact);
         let node = Self { root, number, holder, daemon: None, options };
         node.mirror_images();
         node
@@ -399,7 +399,7 @@ fn kakoi() -> PathBuf {
 }
 
 /// Runs a command to its end.
-fn run(mut command: Command, line: &str, input: &str) -> Ran {
+pub(crate) fn run(mut command: Command, line: &str, input: &str) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("`{line}` can't be run: {e}"));
     let mut stdin = child.stdin.take().expect("its standard input is a pipe");
@@ -436,7 +436,7 @@ fn etc_files(number: u32, is_exact: bool) -> Vec<(&'static str, String)> {
 }
 
 /// A process that holds a network and a mount namespace with an `/etc` of its own, and ends with this thread.
-fn hold_namespaces(root: &Path, files: &[(&str, String)]) -> Child {
+fn hold_namespaces(root: &Path, files: &[(&str, String)], is_exact: bool) -> Child {
     let etc = root.join("machine");
     for dir in ["upper", "work"] {
         fs::create_dir_all(etc.join(dir)).expect("the node's own /etc can be made");
@@ -448,8 +448,10 @@ fn hold_namespaces(root: &Path, files: &[(&str, String)]) -> Child {
     passwd.push_str("kubelet:x:64999:64999::/nonexistent:/bin/false\n");
     fs::write(etc.join("upper/passwd"), passwd).expect("passwd can be written");
     let address = Ipv4Addr::new(192, 0, 2, 10);
+    // Claims that a killed run left behind would move the first Pod; what runs is still found in /proc.
+    let register = if is_exact { "mkdir -p /run/kakoi; mount -t tmpfs tmpfs /run/kakoi;" } else { "" };
     let script = format!(
-        "set -e; mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work /etc; \
+        "set -e; {register} mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work /etc; \
          ip link set lo up; ip link add uplink type veth peer name faraway; ip link set faraway up; ip addr add {address}/24 dev uplink; \
          ip link set uplink up; ip route add default via 192.0.2.1; echo ready; exec sleep infinity",
         etc.display()
@@ -470,7 +472,13 @@ fn remove_abandoned() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let alive = name.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
         if !alive {
-            let _ = Command::new(kakoi()).arg("down").arg("--root").arg(entry.path()).output();
+            let _ = Command::new("unshare")
+                .arg("--net")
+                .arg(kakoi())
+                .arg("down")
+                .arg("--root")
+                .arg(entry.path())
+                .output();
             let _ = fs::remove_dir_all(entry.path());
         }
     }
