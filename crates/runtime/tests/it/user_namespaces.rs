@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use cri::v1::*;
 use tonic::Code;
 
-use crate::machine::{Machine, block, container, fenced_options, mapped_options, node_options, on_a_machine};
+use crate::machine::{
+    Machine, block, container, fenced_options, mapped_options, node_options, on_a_machine, wait_until,
+};
 
 async fn refused(machine: &mut Machine, options: NamespaceOption) -> tonic::Status {
     let mut config = machine.sandbox_config("bad");
@@ -82,15 +84,24 @@ fn f10_a_container_must_say_what_its_sandbox_says() {
 
 /// The inode of a process' namespace, and of the user namespace that owns it.
 fn namespace(pid: i64, kind: &str) -> (u64, u64) {
+    let mut found = None;
+    // `lsns` gives up when any process of the machine ends while it looks.
+    wait_until("lsns lists the namespace", || {
+        found = look(pid, kind);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn look(pid: i64, kind: &str) -> Option<(u64, u64)> {
     let output = std::process::Command::new("lsns")
         .args(["--noheadings", "--raw", "--output", "TYPE,NS,ONS", "--task", &pid.to_string()])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line =
-        text.lines().find(|line| line.split(' ').next() == Some(kind)).expect("lsns lists the namespace");
-    let numbers: Vec<u64> = line.split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
-    (numbers[0], numbers[1])
+    let line = text.lines().find(|line| line.split(' ').next() == Some(kind))?;
+    let mut numbers = line.split(' ').skip(1).map(|number| number.parse().unwrap());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 #[test]
