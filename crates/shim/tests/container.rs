@@ -262,10 +262,11 @@ fn limits_hold_and_are_counted() {
 #[test]
 fn the_container_sees_its_own_group_only() {
     let pod = Pod::new();
-    let (exit, output) =
-        pod.script("cat /proc/self/cgroup; ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/memory/x");
+    let (exit, output) = pod.script("cat /proc/self/cgroup; mkdir /sys/fs/cgroup/x");
     assert_ne!(exit.code, 0);
-    assert!(output.contains("memory:/\n"), "{output}");
+    let groups: Vec<&str> =
+        output.lines().filter(|line| line.contains("::") || line.contains(":/")).collect();
+    assert!(!groups.is_empty() && groups.iter().all(|line| line.ends_with(":/")), "{output}");
     assert!(output.contains("Read-only file system"), "{output}");
 }
 

@@ -132,12 +132,9 @@ fn mount_legacy_cgroups(job: &Job<'_>, root: &OwnedFd, plan: &MountPlan) -> Resu
             symlinkat(name, &top, part).map_err(|e| setup("link a hierarchy")(e.into()))?;
         }
     }
-    let change = Change { set: Attributes::READ_ONLY.and_if(false, Attributes::NONE), ..Change::default() };
-    if plan.read_only {
-        sys::mount::change(&top, &change, false).map_err(setup("make it read-only"))
-    } else {
-        Ok(())
-    }
+    let change =
+        Change { set: Attributes::NONE.and_if(plan.read_only, Attributes::READ_ONLY), ..Change::default() };
+    sys::mount::change(&top, &change, false).map_err(setup("make it read-only"))
 }
 
 /// The device nodes of every container: name, minor of major 1 or 5.
