@@ -5,10 +5,14 @@
 
 #![expect(clippy::expect_used, reason = "a test's harness ends the test with a sentence")]
 
+mod attempt;
 mod images;
 mod machine;
 mod node;
+mod shared;
 
+pub use attempt::Attempt;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran};
+pub use shared::{Kept, SharedNode};
