@@ -250,7 +250,7 @@ pub struct ProcessPlan {
     /// Resource limits; what the machine does not allow is set as high as it does and reported as a warning.
     #[serde(default)]
     pub rlimits: Vec<RlimitPlan>,
-    /// Wanted `oom_score_adj`; set as low as the machine allows.
+    /// Wanted `oom_score_adj`; set as low as the machine allows. `None` is 0, for an exec what its container has.
     #[serde(default)]
     pub oom_score_adj: Option<i32>,
     /// A pseudo-terminal instead of pipes.

@@ -384,8 +384,13 @@ fn g19_limits_that_the_machine_refuses_are_clamped_and_reported() {
         is_clamped(0, 1 << 20, "RLIMIT_NOFILE") && is_clamped(1, -997, "oom_score_adj"),
         "{output} {started:?}"
     );
-    let (code, lowered) = pod.exec("app", "echo -1000 >/proc/self/oom_score_adj");
+    let (code, lowered) =
+        pod.exec("app", "cat /proc/self/oom_score_adj; echo -1000 >/proc/self/oom_score_adj");
     assert_ne!(code, 0, "{lowered}");
+    assert!(lowered.starts_with(&format!("{}\n", values[1])), "{lowered}");
+    let (_, output) =
+        pod.script("cat /proc/self/oom_score_adj; echo -1 >/proc/self/oom_score_adj && echo CAN lower");
+    assert!(output.starts_with("0\n") && !output.contains("CAN"), "{output}");
 }
 
 #[test]

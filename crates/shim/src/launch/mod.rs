@@ -124,9 +124,9 @@ fn enter_legacy_cgroup(directory: BorrowedFd<'_>) -> io::Result<()> {
 /// Limits that only the node's root can set, so before any identity changes.
 fn set_limits(process: &ProcessPlan, status: &OwnedFd) -> Result<(), Failure> {
     let mut warnings = Vec::new();
-    if let Some(score) = process.oom_score_adj {
-        warnings.extend(sys::limit::set_oom_score_adj(score).map_err(setup("set oom_score_adj"))?);
-    }
+    // Set in any case: the shim's own score is the lowest, and its children inherit that and the right to go back to it.
+    let score = sys::limit::set_oom_score_adj(process.oom_score_adj.unwrap_or(0));
+    warnings.extend(score.map_err(setup("set oom_score_adj"))?);
     for limit in &process.rlimits {
         let name = sys::limit::rlimit_name(limit.resource);
         let set = sys::limit::set_rlimit(limit.resource, limit.soft, limit.hard);

@@ -75,7 +75,7 @@ impl Supervisor {
             Request::Namespaces => self.namespaces(),
             Request::Create(plan) => self.create(*plan, fds),
             Request::Start { container } => self.start(client, &container),
-            Request::Exec(plan) => self.exec(client, &plan, &fds),
+            Request::Exec(plan) => self.exec(client, *plan, &fds),
             Request::Signal { process, signal, all } => self.signal(&process, signal, all),
             Request::Resize { container, size } => self.resize(&container, size),
             Request::Attach { container, stdin, stdout, stderr } => {
@@ -202,7 +202,7 @@ impl Supervisor {
         Ok(None)
     }
 
-    fn exec(&mut self, client: u64, plan: &ExecPlan, fds: &Fds) -> Answer {
+    fn exec(&mut self, client: u64, mut plan: ExecPlan, fds: &Fds) -> Answer {
         if self.execs.contains_key(&plan.id) {
             return Err(refuse(FailureKind::WrongState, format!("exec {} exists already", plan.id)));
         }
@@ -212,11 +212,13 @@ impl Supervisor {
             // So that the process can open /dev/stdout again; what is no pipe of ours may refuse.
             let _ = give(&fds.copy(index)?, owner);
         }
+        let inherited = self.container(&plan.container)?.plan.process.oom_score_adj;
+        plan.process.oom_score_adj = plan.process.oom_score_adj.or(inherited);
         let target = self.running(&plan.container)?;
-        let begun = launch::start_exec(&self.sandbox, plan, fds, target)?;
+        let begun = launch::start_exec(&self.sandbox, &plan, fds, target)?;
         self.launches.push(Launch::new(What::Exec(plan.id.clone()), client, begun));
-        let exec = Exec { container: plan.container.clone(), pid: None, pidfd: None, exit: None };
-        self.execs.insert(plan.id.clone(), exec);
+        let exec = Exec { container: plan.container, pid: None, pidfd: None, exit: None };
+        self.execs.insert(plan.id, exec);
         Ok(None)
     }
 
