@@ -74,8 +74,10 @@ fn open_bind(bind: &Bind, userns: Option<&OwnedFd>) -> Result<OwnedFd> {
     let plan = BindPlan {
         source: &bind.source,
         recursive: true,
-        attributes: Attributes::NONE.and_if(bind.access != Access::ReadWrite, Attributes::READ_ONLY),
-        recursive_attributes: bind.access == Access::RecursiveReadOnly,
+        attributes: Attributes::NONE
+            .and_if(bind.access != Access::ReadWrite, Attributes::READ_ONLY)
+            .and_if(bind.access == Access::Inert, Attributes::INERT),
+        recursive_attributes: matches!(bind.access, Access::RecursiveReadOnly | Access::Inert),
         propagation: match bind.propagation {
             Propagation::Private => sys::mount::Propagation::Private,
             Propagation::FromHost => sys::mount::Propagation::Slave,

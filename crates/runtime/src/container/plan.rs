@@ -49,6 +49,8 @@ pub(crate) enum Access {
     ReadOnly,
     /// Mounts below are read-only too.
     RecursiveReadOnly,
+    /// The same, and nothing there is a program, a device or a set-uid file.
+    Inert,
 }
 
 /// Whether mounts that appear later are seen on the other side.
@@ -377,7 +379,7 @@ fn node_sysfs(mount: &MountPlan, sandbox: &SandboxRecord) -> Option<Bind> {
         source: PathBuf::from("/sys"),
         destination: mount.destination.clone(),
         is_id_mapped: false,
-        access: Access::RecursiveReadOnly,
+        access: Access::Inert,
         propagation: Propagation::Private,
     })
 }
