@@ -14,6 +14,7 @@ mod object;
 mod places;
 mod pod;
 mod pods;
+mod probe;
 mod quantity;
 mod registry;
 mod run;

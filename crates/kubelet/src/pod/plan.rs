@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::backoff::{Backoff, Verdict};
 use super::observed::{ContainerRecord, Observed, Sandbox, Stage};
 use super::restart::{RestartPolicy, is_sidecar, must_start};
+use crate::probe::Results;
 
 /// Key of a container's `CrashLoopBackOff`: a changed image starts with a clean record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,7 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) crashes: &'a Backoff<CrashKey>,
     /// Containers whose last start failed for another reason; not tried before these times.
     pub(crate) held: &'a BTreeMap<String, Timestamp>,
+    pub(crate) probes: &'a Results,
     pub(crate) now: Timestamp,
 }
 
@@ -192,11 +194,9 @@ fn plan_containers(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox) -> P
     for container in &spec.containers {
         let record = input.observed.latest(&container.name);
         match record.filter(|record| record.is_running()) {
-            Some(running) if is_current(running, container) => kept += 1,
             Some(running) => {
-                let text = format!("Container {} definition changed, will be restarted", container.name);
-                plan.kill.push(kill(running, text));
                 kept += 1;
+                plan.kill.extend(unfit(input, container, running));
             }
             None if must_start(input.pod, container, record) => {
                 plan_start(input, container, Role::Main, record, &mut plan);
@@ -208,6 +208,16 @@ fn plan_containers(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox) -> P
         return Plan { kill: kill_everything(input.observed), is_over: true, ..Plan::default() };
     }
     plan
+}
+
+/// The stop of a running container that is not what the spec asks, or that its probes have given up.
+fn unfit(input: PlanInput<'_>, container: &Container, running: &ContainerRecord) -> Option<Kill> {
+    let name = &container.name;
+    if !is_current(running, container) {
+        return Some(kill(running, format!("Container {name} definition changed, will be restarted")));
+    }
+    let probe = input.probes.verdict(&running.id)?;
+    Some(kill(running, format!("Container {name} failed {probe} probe, will be restarted")))
 }
 
 fn is_current(record: &ContainerRecord, container: &Container) -> bool {
@@ -223,8 +233,12 @@ fn plan_init(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox, plan: &mut
         let record = here(&container.name);
         let running = record.as_ref().is_some_and(ContainerRecord::is_running);
         if is_sidecar(container) {
-            if running {
-                continue;
+            if let Some(record) = record.as_ref().filter(|_| running) {
+                plan.kill.extend(unfit(input, container, record));
+                if input.probes.has_started(container, &record.id) || main_has_begun {
+                    continue;
+                }
+                return InitProgress::Waiting;
             }
             plan_start(input, container, Role::Sidecar, record.as_ref(), plan);
             if main_has_begun {

@@ -88,6 +88,7 @@ impl Cri {
         runtime.create_container(v1::CreateContainerRequest) -> v1::CreateContainerResponse;
         runtime.start_container(v1::StartContainerRequest) -> v1::StartContainerResponse;
         runtime.reopen_container_log(v1::ReopenContainerLogRequest) -> v1::ReopenContainerLogResponse;
+        runtime.exec_sync(v1::ExecSyncRequest) -> v1::ExecSyncResponse;
         runtime.exec(v1::ExecRequest) -> v1::ExecResponse;
         runtime.attach(v1::AttachRequest) -> v1::AttachResponse;
         runtime.port_forward(v1::PortForwardRequest) -> v1::PortForwardResponse;

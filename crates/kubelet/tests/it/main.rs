@@ -11,6 +11,7 @@
 mod faults;
 mod lifecycle;
 mod node;
+mod probes;
 mod restart;
 mod script;
 mod volumes;

@@ -46,6 +46,8 @@ pub(crate) struct Books {
     pub(crate) images: BTreeSet<String>,
     /// Names of the calls that change something, in order.
     pub(crate) calls: Vec<String>,
+    /// Commands that fail in containers.
+    pub(crate) failing: BTreeSet<String>,
     faults: HashMap<&'static str, VecDeque<Status>>,
     next: u32,
 }
@@ -428,6 +430,15 @@ impl RuntimeService for Script {
             status: Some(container.status()),
             ..Default::default()
         }))
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
+        let request = request.into_inner();
+        let mut books = self.books();
+        books.calls.push(format!("exec {}", request.cmd.join(" ")));
+        let fails = books.failing.contains(&request.cmd.join(" "));
+        let stderr = if fails { b"no".to_vec() } else { Vec::new() };
+        Ok(Response::new(v1::ExecSyncResponse { exit_code: i32::from(fails), stderr, ..Default::default() }))
     }
 
     async fn reopen_container_log(

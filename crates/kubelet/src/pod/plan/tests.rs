@@ -20,6 +20,7 @@ fn plan(pod: &Pod, sandboxes: Vec<Sandbox>, containers: Vec<ContainerRecord>) ->
         observed: &observed,
         crashes: &Backoff::default(),
         held: &BTreeMap::new(),
+        probes: &Results::default(),
         now: at(1000),
     })
 }
@@ -171,10 +172,60 @@ fn a_crashing_container_waits() {
     let mut crashes = Backoff::default();
     crashes.lengthen(&crash_key(&pod.spec.as_ref().unwrap().containers[0]), at(0), at(0));
     let held = BTreeMap::new();
-    let plan =
-        |now| plan_pod(PlanInput { pod: &pod, observed: &observed, crashes: &crashes, held: &held, now });
+    let plan = |now| {
+        plan_pod(PlanInput {
+            pod: &pod,
+            observed: &observed,
+            crashes: &crashes,
+            held: &held,
+            probes: &Results::default(),
+            now,
+        })
+    };
     let wait = SignedDuration::from_secs(10);
     let delayed = Delayed { name: "a".into(), until: at(11), wait, restart_count: 0 };
     assert_eq!(plan(at(2)).delayed, [delayed]);
     assert_eq!(starts(&plan(at(11))), [("a", 1)]);
+}
+
+#[test]
+fn a_container_that_its_probes_have_given_up_is_stopped() {
+    let pod = pod("Always", &[], &["a"]);
+    let observed = Observed::new(vec![sandbox(0, true)], vec![container("a", 0, Stage::Running, 0)]);
+    let mut probes = Results::default();
+    probes.set("a-0", crate::probe::Kind::Liveness, false);
+    let held = BTreeMap::new();
+    let input = PlanInput {
+        pod: &pod,
+        observed: &observed,
+        crashes: &Backoff::default(),
+        held: &held,
+        probes: &probes,
+        now: at(0),
+    };
+    assert_eq!(plan_pod(input).kill[0].message, "Container a failed liveness probe, will be restarted");
+}
+
+#[test]
+fn the_next_init_container_waits_until_a_sidecar_has_started() {
+    let pod: Pod = serde_json::from_value(json!({"spec": {
+        "initContainers": [{"name": "side", "restartPolicy": "Always", "startupProbe": {"exec": {"command": ["x"]}}}],
+        "containers": [{"name": "a"}]}}))
+    .unwrap();
+    let observed = Observed::new(vec![sandbox(0, true)], vec![container("side", 0, Stage::Running, 0)]);
+    let (crashes, held) = (Backoff::default(), BTreeMap::new());
+    let mut probes = Results::default();
+    let plan = |probes: &Results| {
+        plan_pod(PlanInput {
+            pod: &pod,
+            observed: &observed,
+            crashes: &crashes,
+            held: &held,
+            probes,
+            now: at(0),
+        })
+    };
+    assert_eq!(plan(&probes), Plan::default());
+    probes.set("side-0", crate::probe::Kind::Startup, true);
+    assert_eq!(starts(&plan(&probes)), [("a", 0)]);
 }

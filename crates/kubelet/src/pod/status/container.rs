@@ -79,9 +79,13 @@ fn plan_one(
         }
         status.state = Some(waiting_state(&waiting.reason, &waiting.message));
     }
-    status.started = Some(running);
-    status.ready =
-        if is_init && !is_sidecar(container) { init_is_done } else { running && !is_terminal(input) };
+    let id = input.observed.latest(&container.name).map(|record| record.id.as_str()).unwrap_or_default();
+    status.started = Some(running && input.probes.has_started(container, id));
+    status.ready = if is_init && !is_sidecar(container) {
+        init_is_done
+    } else {
+        running && !is_terminal(input) && input.probes.is_ready(container, id)
+    };
     status
 }
 

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use super::observed::Observed;
 use super::resource::qos_class;
 use crate::clock::api_time;
+use crate::probe::Results;
 
 /// Why a container is waiting, as users search for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,7 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) observed: &'a Observed,
     /// Containers whose start failed or waits, by name.
     pub(crate) waiting: &'a BTreeMap<String, Waiting>,
+    pub(crate) probes: &'a Results,
     /// The node's name for its runtime, the scheme of container IDs.
     pub(crate) runtime: &'a str,
     pub(crate) host_ips: &'a [String],

@@ -12,6 +12,7 @@ struct Case {
     previous: PodStatus,
     observed: Observed,
     waiting: BTreeMap<String, Waiting>,
+    probes: Results,
     has_ended: bool,
 }
 
@@ -21,8 +22,8 @@ impl Case {
             |names: &[&str]| names.iter().map(|name| json!({"name": name, "image": "i"})).collect::<Vec<_>>();
         let pod = serde_json::from_value(json!({"metadata": {"name": "p", "generation": 2},
             "spec": {"restartPolicy": policy, "initContainers": list(init), "containers": list(main)}}));
-        let (previous, observed, waiting) = Default::default();
-        Self { pod: pod.unwrap(), previous, observed, waiting, has_ended: false }
+        let (previous, observed, waiting, probes) = Default::default();
+        Self { pod: pod.unwrap(), previous, observed, waiting, probes, has_ended: false }
     }
 
     fn with(mut self, containers: Vec<ContainerRecord>) -> Self {
@@ -41,6 +42,7 @@ impl Case {
             previous: &self.previous,
             observed: &self.observed,
             waiting: &self.waiting,
+            probes: &self.probes,
             runtime: "kakoi",
             host_ips: &["192.0.2.1".into()],
             failure: None,
@@ -203,4 +205,22 @@ fn a_lost_container_is_told_apart_from_one_that_never_ran() {
     let status = case.status();
     assert_eq!(first(&status).state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 137);
     assert_eq!(status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn a_container_is_ready_when_its_probes_say_so() {
+    let mut case = Case::new("Always", &[], &["a"]).with(vec![container("a", 0, Stage::Running, 0)]);
+    let probe = json!({"tcpSocket": {"port": 1}});
+    let spec = case.pod.spec.as_mut().unwrap();
+    spec.containers[0].readiness_probe = Some(serde_json::from_value(probe.clone()).unwrap());
+    spec.containers[0].startup_probe = Some(serde_json::from_value(probe).unwrap());
+    let shown = |case: &Case| {
+        let status = case.status();
+        (first(&status).started, first(&status).ready, condition(&status, "Ready").status.clone())
+    };
+    assert_eq!(shown(&case), (Some(false), false, "False".into()));
+    case.probes.set("a-0", crate::probe::Kind::Startup, true);
+    assert_eq!(shown(&case), (Some(true), false, "False".into()));
+    case.probes.set("a-0", crate::probe::Kind::Readiness, true);
+    assert_eq!(shown(&case), (Some(true), true, "True".into()));
 }

@@ -25,6 +25,8 @@ use crate::pod::status::Waiting;
 use crate::runtime::CriError;
 use crate::volume::sub_path::bind_sub_path;
 
+/// What a container gets between SIGTERM and SIGKILL when its `postStart` hook has failed.
+const AFTER_HOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a container whose configuration is wrong waits, unless what it refers to changes.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
@@ -38,6 +40,7 @@ enum StartFailure {
     Config(String),
     Create(CriError),
     Run(CriError),
+    Hook(String),
     Aborted,
 }
 
@@ -96,6 +99,7 @@ impl Worker {
             }
             StartFailure::Config(message) => (waiting("CreateContainerConfigError", message), later, false),
             StartFailure::Create(error) => (waiting("CreateContainerError", error.message), later, false),
+            StartFailure::Hook(message) => (waiting("PostStartHookError", message), None, true),
             StartFailure::Run(error) => (waiting("RunContainerError", error.message), None, true),
         };
         let told = match waiting.reason.as_str() {
@@ -167,9 +171,16 @@ impl Worker {
         let id = Box::pin(created).await.map_err(StartFailure::Create)?.container_id;
         let name = &container.name;
         self.tell_container(pod, name, Kind::Normal, "Created", format!("Created container: {name}"));
-        let started = self.shared.cri.start_container(v1::StartContainerRequest { container_id: id });
-        started.await.map_err(StartFailure::Run)?;
+        let request = v1::StartContainerRequest { container_id: id.clone() };
+        self.shared.cri.start_container(request).await.map_err(StartFailure::Run)?;
         self.tell_container(pod, name, Kind::Normal, "Started", format!("Started container {name}"));
+        let hook = abort.run_until_cancelled(Box::pin(self.post_start(container, &id, observed))).await;
+        if let Some(Err(text)) = hook {
+            let text = format!("PostStartHook failed: {text}");
+            self.tell_container(pod, name, Kind::Warning, "FailedPostStartHook", text.clone());
+            self.shared.cri.stop_container(&id, AFTER_HOOK).await.map_err(StartFailure::Run)?;
+            return Err(StartFailure::Hook(text));
+        }
         Ok(())
     }
 

@@ -56,7 +56,9 @@ impl Worker {
         let is_side = |record: &&ContainerRecord| find(pod, &record.name).is_some_and(is_sidecar);
         let mut failed = None;
         let main = observed.live().filter(|record| !is_side(record));
-        for result in join_all(main.map(|record| self.shared.cri.stop_container(&record.id, grace))).await {
+        for result in
+            join_all(main.map(|record| self.stop(pod, observed, (&record.name, &record.id), grace))).await
+        {
             let error = result.err();
             failed = failed.or(error);
         }
@@ -64,7 +66,7 @@ impl Worker {
         sides.sort_by_key(|record| std::cmp::Reverse(position(pod, &record.name)));
         for record in sides {
             let left = grace.saturating_sub(begun.elapsed());
-            failed = failed.or(self.shared.cri.stop_container(&record.id, left).await.err());
+            failed = failed.or(self.stop(pod, observed, (&record.name, &record.id), left).await.err());
         }
         for sandbox in &observed.sandboxes {
             failed = failed.or(self.shared.cri.stop_pod_sandbox(&sandbox.id).await.err());
@@ -73,9 +75,9 @@ impl Worker {
     }
 
     /// Stops one container of a Pod that goes on.
-    pub(super) async fn stop_one(&self, desired: &Desired, kill: &Kill) {
+    pub(super) async fn stop_one(&self, desired: &Desired, observed: &Observed, kill: &Kill) {
         self.tell_container(&desired.pod, &kill.name, Kind::Normal, "Killing", kill.message.clone());
-        if let Err(error) = self.shared.cri.stop_container(&kill.id, desired.grace()).await {
+        if let Err(error) = self.stop(&desired.pod, observed, (&kill.name, &kill.id), desired.grace()).await {
             tracing::warn!(pod = %self.uid, container = kill.name, %error, "container not stopped; it is tried again");
         }
     }

@@ -7,6 +7,7 @@ mod clean;
 mod container;
 mod end;
 mod prepare;
+mod probes;
 mod sandbox;
 pub(crate) mod stage;
 mod sync;
@@ -32,6 +33,7 @@ use super::status::{Failure, StatusInput, Waiting, plan_status};
 use crate::apiwatch::cache::PodObjects;
 use crate::event::Kind;
 use crate::logs::read::log_file;
+use crate::probe::Prober;
 use crate::runtime::observe::observe_pod;
 use crate::shared::Shared;
 use crate::token::PodTokens;
@@ -86,6 +88,7 @@ pub(crate) struct Worker {
     crashes: Backoff<CrashKey>,
     /// Why containers wait.
     waiting: BTreeMap<String, Waiting>,
+    prober: Prober,
     /// Containers that are not tried again before a time.
     held: BTreeMap<String, Timestamp>,
     told: BTreeSet<String>,
@@ -144,6 +147,7 @@ impl Worker {
             tokens: PodTokens::default(),
             crashes: Backoff::default(),
             waiting: BTreeMap::new(),
+            prober: Prober::default(),
             held: BTreeMap::new(),
             told: BTreeSet::new(),
             failure: None,
@@ -196,6 +200,7 @@ impl Worker {
         };
         self.track_logs(&desired.pod, &observed);
         self.resume_backoff(&desired.pod, &observed);
+        self.follow_probes(&desired, &observed);
         let facts = self.facts(&desired, &observed);
         let (stage, action) = step(self.stage, facts);
         if stage != self.stage {
@@ -275,11 +280,13 @@ impl Worker {
     fn publish(&mut self, pod: &Pod, observed: &Observed) {
         let has_ended = matches!(self.stage, Stage::Cleaning | Stage::Settled | Stage::Removing);
         let runtime = self.shared.runtime.borrow().name.clone();
+        let probes = self.prober.results();
         let status = plan_status(StatusInput {
             pod,
             previous: &self.status,
             observed,
             waiting: &self.waiting,
+            probes: &probes,
             runtime: &runtime,
             host_ips: &self.shared.host_ips,
             failure: self.failure.as_ref(),

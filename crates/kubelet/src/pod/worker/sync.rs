@@ -24,7 +24,15 @@ impl Worker {
             self.is_over = true;
             return Next::Again;
         }
-        let plan = plan_pod(PlanInput { pod, observed, crashes: &self.crashes, held: &self.held, now });
+        let probes = self.prober.results();
+        let plan = plan_pod(PlanInput {
+            pod,
+            observed,
+            crashes: &self.crashes,
+            held: &self.held,
+            probes: &probes,
+            now,
+        });
         self.note_delays(pod, &plan);
         if plan.is_over {
             self.is_over = true;
@@ -58,7 +66,7 @@ impl Worker {
         }
         let mut has_acted = !plan.kill.is_empty();
         for kill in &plan.kill {
-            self.stop_one(desired, kill).await;
+            self.stop_one(desired, observed, kill).await;
         }
         for start in &plan.start {
             if abort.is_cancelled() {
