@@ -29,7 +29,7 @@ use crate::pods::run_pods;
 use crate::registry::Registry;
 use crate::runtime::event::follow_events;
 use crate::runtime::observe::EndedContainers;
-use crate::runtime::{Cri, CriError};
+use crate::runtime::{Cri, CriError, pid_of};
 use crate::server::Server;
 use crate::server::auth::{TlsError, server_config};
 use crate::shared::{RuntimeInfo, Shared};
@@ -120,11 +120,7 @@ async fn live_sandboxes(cri: &Cri) -> Result<Vec<LiveSandbox>, CriError> {
 
 /// The ranges of the process that verbose status names, and those that the sandbox was asked to have.
 fn maps(status: &v1::PodSandboxStatusResponse) -> Vec<userns::IdRange> {
-    let pid = status.info.get("pid").cloned().or_else(|| {
-        let info: serde_json::Value = serde_json::from_str(status.info.get("info")?).ok()?;
-        info.get("pid").map(ToString::to_string)
-    });
-    let pid = pid.and_then(|pid| pid.trim().parse::<u32>().ok()).filter(|pid| *pid > 0);
+    let pid = pid_of(&status.info);
     let real = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok());
     let real = real.map(|text| host_ranges(&text)).unwrap_or_default();
     if !real.is_empty() {

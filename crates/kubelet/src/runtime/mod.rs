@@ -3,6 +3,7 @@
 pub(crate) mod event;
 pub(crate) mod observe;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cri::{ImageClient, RuntimeClient, v1};
@@ -146,6 +147,16 @@ impl Cri {
     pub(crate) async fn container_events(&self) -> Answer<tonic::Streaming<v1::ContainerEventResponse>> {
         Ok(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner())
     }
+}
+
+/// The process that verbose status names: `pid` by itself, or inside the JSON text `info`.
+pub(crate) fn pid_of(info: &BTreeMap<String, String>) -> Option<u32> {
+    let nested = || {
+        let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
+        info.get("pid").map(ToString::to_string)
+    };
+    let text = info.get("pid").cloned().or_else(nested)?;
+    text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn absent_is_fine<T>(answer: Answer<T>) -> Answer<()> {

@@ -148,3 +148,21 @@ async fn an_end_that_fails_is_tried_again() {
     until("its directory is gone", async || !node.pod_dir(&pod).exists()).await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_drops_the_mapping_is_found_out() {
+    // The test's own process has the node's IDs.
+    let node = Node::start_with(Script { pid: Some(std::process::id()), ..Script::new() }, true).await;
+    node.create("p", json!({"hostUsers": false, "restartPolicy": "Never"})).await;
+    let event = node.wait_for_event("p", "Failed").await;
+    let message = event.message.unwrap();
+    assert!(
+        message.contains("the uid_map `0 0 4294967295`, which is not the Pod's: it was ended"),
+        "{message}"
+    );
+    node.wait_for_phase("p", "Failed").await;
+    assert!(node.script.count("stop_container 0") == 1);
+    node.create("plain", json!({})).await;
+    node.wait_for_phase("plain", "Running").await;
+    node.stop().await;
+}

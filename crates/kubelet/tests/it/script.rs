@@ -62,6 +62,8 @@ pub(crate) struct Script {
     pub(crate) holds_pulls: Arc<std::sync::atomic::AtomicBool>,
     pub(crate) has_userns: bool,
     pub(crate) has_events: bool,
+    /// The process that verbose status names.
+    pub(crate) pid: Option<u32>,
 }
 
 fn now() -> i64 {
@@ -77,6 +79,7 @@ impl Script {
             holds_pulls: Arc::default(),
             has_userns: true,
             has_events: true,
+            pid: None,
         }
     }
 
@@ -428,7 +431,7 @@ impl RuntimeService for Script {
         let container = books.containers.get(&id).ok_or_else(|| Status::not_found("no such container"))?;
         Ok(Response::new(v1::ContainerStatusResponse {
             status: Some(container.status()),
-            ..Default::default()
+            info: self.pid.iter().map(|pid| ("info".to_owned(), format!("{{\"pid\":{pid}}}"))).collect(),
         }))
     }
 

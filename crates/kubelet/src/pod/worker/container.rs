@@ -142,6 +142,7 @@ impl Worker {
         let prepared = self.prepared.clone().ok_or_else(|| config_error("the Pod is not prepared"))?;
         let sandbox = observed.ready_sandbox().ok_or_else(|| config_error("the sandbox is not ready"))?;
         let image = Box::pin(self.ensure_image(pod, container, &prepared, abort)).await?;
+        let own_ids = prepared.userns.mappings().cloned();
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
             uid: self.uid.clone(),
@@ -174,6 +175,11 @@ impl Worker {
         let request = v1::StartContainerRequest { container_id: id.clone() };
         self.shared.cri.start_container(request).await.map_err(StartFailure::Run)?;
         self.tell_container(pod, name, Kind::Normal, "Started", format!("Started container {name}"));
+        if let Some(mappings) = &own_ids {
+            self.verify_map(&id, mappings).await.map_err(|text| {
+                StartFailure::Run(CriError { code: tonic::Code::FailedPrecondition, message: text })
+            })?;
+        }
         let hook = abort.run_until_cancelled(Box::pin(self.post_start(container, &id, observed))).await;
         if let Some(Err(text)) = hook {
             let text = format!("PostStartHook failed: {text}");

@@ -11,6 +11,7 @@ mod probes;
 mod sandbox;
 pub(crate) mod stage;
 mod sync;
+mod verify;
 
 pub(crate) use clean::pod_of_sandbox;
 
