@@ -15,7 +15,7 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// How log lines look (standard error). The level is in the variable KAKOI_LOG, `info` by default.
+    /// How log lines look (standard error). The level is in the variable `KAKOI_LOG`, `info` by default.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
 }

@@ -55,15 +55,13 @@ struct Row {
 /// Runs an image command.
 pub(crate) async fn run(places: &Places, command: &ImageCommand) -> Result<(), ImageError> {
     instance::require_root()?;
-    match instance::holder(&places.run()) {
-        Some(_) => through_daemon(&places.cri_socket(), command).await,
-        None => {
-            let images = node::open_images(places)?;
-            let done = on_store(&images, command).await;
-            images.close().await;
-            done
-        }
+    if instance::holder(&places.run()).is_some() {
+        return through_daemon(&places.cri_socket(), command).await;
     }
+    let images = node::open_images(places)?;
+    let done = on_store(&images, command).await;
+    images.close().await;
+    done
 }
 
 async fn through_daemon(socket: &Path, command: &ImageCommand) -> Result<(), ImageError> {
@@ -143,7 +141,7 @@ fn print(mut rows: Vec<Row>, format: OutputFormat) -> Result<(), ImageError> {
     }
     output::line(format!("{:<50} {:<14} {:>10}", "IMAGE", "ID", "SIZE"));
     for row in rows {
-        let name = row.tags.first().or(row.digests.first()).map_or("<none>", String::as_str);
+        let name = row.tags.first().or_else(|| row.digests.first()).map_or("<none>", String::as_str);
         let id = row.id.strip_prefix("sha256:").unwrap_or(&row.id);
         let short: String = id.chars().take(12).collect();
         output::line(format!("{name:<50} {short:<14} {:>10}", size(row.size)));

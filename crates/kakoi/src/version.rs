@@ -13,8 +13,10 @@ pub(crate) const KAKOI: &str = env!("CARGO_PKG_VERSION");
 #[serde(rename_all = "camelCase")]
 struct Version {
     name: &'static str,
-    version: &'static str,
-    kubernetes_version: &'static str,
+    #[serde(rename = "version")]
+    own: &'static str,
+    #[serde(rename = "kubernetesVersion")]
+    kubernetes: &'static str,
     git_commit: &'static str,
     build_date: &'static str,
     compiler: &'static str,
@@ -27,8 +29,8 @@ struct Version {
 fn this() -> Version {
     Version {
         name: "kakoi",
-        version: KAKOI,
-        kubernetes_version: apiserver::KUBERNETES_VERSION,
+        own: KAKOI,
+        kubernetes: apiserver::KUBERNETES_VERSION,
         git_commit: env!("KAKOI_COMMIT"),
         build_date: env!("KAKOI_DATE"),
         compiler: env!("KAKOI_COMPILER"),
@@ -56,9 +58,9 @@ pub(crate) fn print(as_json: bool) -> Result<(), serde_json::Error> {
         output::line(serde_json::to_string_pretty(&version)?);
         return Ok(());
     }
-    output::line(format!("{} version {}", version.name, version.version));
+    output::line(format!("{} version {}", version.name, version.own));
     for (name, value) in [
-        ("Kubernetes", version.kubernetes_version),
+        ("Kubernetes", version.kubernetes),
         ("GitCommit", version.git_commit),
         ("BuildDate", version.build_date),
         ("Compiler", version.compiler),
