@@ -154,12 +154,12 @@ fn node_name(given: Option<String>) -> Result<String, ConfigError> {
 mod tests {
     use super::*;
 
-    fn load(yaml: &str, flags: Flags) -> Result<Config, ConfigError> {
+    fn load(yaml: &str, flags: &Flags) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::new(dir.path());
         fs::create_dir_all(places.config().parent().unwrap()).unwrap();
         fs::write(places.config(), yaml).unwrap();
-        Config::load(&places, &flags)
+        Config::load(&places, flags)
     }
 
     #[test]
@@ -173,27 +173,27 @@ mod tests {
     fn a_flag_wins_over_the_file() {
         let flags = Flags { secure_port: Some(7443), ..Flags::default() };
         let config =
-            load("securePort: 8443\nnodeName: one\nuserNamespaces: {idsPerPod: 131072}\n", flags).unwrap();
+            load("securePort: 8443\nnodeName: one\nuserNamespaces: {idsPerPod: 131072}\n", &flags).unwrap();
         assert_eq!((config.secure_listen.port(), config.ids_per_pod), (7443, 131_072));
         assert_eq!(config.node_name, "one");
     }
 
     #[test]
     fn a_misspelt_key_is_refused_by_name() {
-        let text = load("securPort: 1\n", Flags::default()).unwrap_err().to_string();
+        let text = load("securPort: 1\n", &Flags::default()).unwrap_err().to_string();
         assert!(text.contains("securPort") && text.contains("config.yaml"), "{text}");
     }
 
     #[test]
     fn a_file_named_by_a_flag_must_exist() {
         let flags = Flags { config: Some("/nonexistent/c.yaml".into()), ..Flags::default() };
-        assert!(load("", flags).unwrap_err().to_string().contains("/nonexistent/c.yaml"));
+        assert!(load("", &flags).unwrap_err().to_string().contains("/nonexistent/c.yaml"));
     }
 
     #[test]
     fn gates_of_the_file_and_of_the_flag_are_joined() {
         let flags = Flags { feature_gates: Some("UserNamespacesSupport=true".into()), ..Flags::default() };
-        let config = load("featureGates: {UserNamespacesSupport: false}\n", flags).unwrap();
+        let config = load("featureGates: {UserNamespacesSupport: false}\n", &flags).unwrap();
         assert!(config.gates.is_enabled(api::feature::Feature::UserNamespacesSupport));
     }
 
@@ -201,11 +201,11 @@ mod tests {
     fn bad_values_are_refused_with_the_flags_name() {
         for cidr in ["10.0.0.0", "10.0.0.1/24", "x/24", "10.0.0.0/33"] {
             let flags = Flags { pod_cidr: Some(cidr.into()), ..Flags::default() };
-            assert!(load("", flags).unwrap_err().to_string().contains("--pod-cidr"), "{cidr}");
+            assert!(load("", &flags).unwrap_err().to_string().contains("--pod-cidr"), "{cidr}");
         }
         for name in ["", "Node", "-a", "a_b", "a."] {
             let flags = Flags { node_name: Some(name.into()), ..Flags::default() };
-            assert!(load("", flags).unwrap_err().to_string().contains("--node-name"), "{name}");
+            assert!(load("", &flags).unwrap_err().to_string().contains("--node-name"), "{name}");
         }
     }
 }
