@@ -2,8 +2,9 @@
 //!
 //! The ID space belongs to the kernel, so instances with roots of their own must still not meet in it. The files
 //! live on a tmpfs: they are gone after a reboot, as are the processes, and each instance claims again what its
-//! records say. A claim outlives its daemon, since the containers do; it is dropped only when its root is gone
-//! and no process on the machine has a user namespace on its range.
+//! records say. A claim outlives its daemon, since the containers do; it is dropped only when its root is gone,
+//! no process on the machine has a user namespace on its range, and its daemon does not run: each holds a lock on
+//! its file, for a root may be out of sight in another mount namespace.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -29,6 +30,9 @@ struct Header {
 pub(super) struct Claims {
     dir: PathBuf,
     instance: String,
+    root: PathBuf,
+    /// This instance's file, locked as long as the daemon lives.
+    alive: Option<File>,
     seen: Vec<(PathBuf, Stamp, Vec<Reserved>)>,
 }
 
@@ -41,11 +45,13 @@ pub(super) struct Locked(#[expect(dead_code, reason = "held for its lock")] File
 impl Claims {
     pub(super) fn open(dir: &Path, instance: &str) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), instance: instance.to_owned(), seen: Vec::new() })
+        let (dir, instance) = (dir.to_owned(), instance.to_owned());
+        Ok(Self { dir, instance, root: PathBuf::new(), alive: None, seen: Vec::new() })
     }
 
     /// Takes the machine-wide lock. Its holders do a few file operations, so waiting is short.
     pub(super) fn lock(&self) -> io::Result<Locked> {
+        fs::create_dir_all(&self.dir)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(rustix::fs::open(self.dir.join(".lock"), flags, Mode::from_raw_mode(0o600))?);
         flock(&file, FlockOperation::LockExclusive)?;
@@ -71,7 +77,7 @@ impl Claims {
     }
 
     /// Writes this instance's file anew with these ranges.
-    pub(super) fn rewrite(&self, _lock: &Locked, root: &Path, ranges: &[IdRange]) -> io::Result<()> {
+    pub(super) fn rewrite(&mut self, _lock: &Locked, root: &Path, ranges: &[IdRange]) -> io::Result<()> {
         let header = Header { root: root.to_owned() };
         let mut text = serde_json::to_string(&header)?;
         text.push('\n');
@@ -79,18 +85,38 @@ impl Claims {
             text.push_str(&line('+', *range));
         }
         let temporary = self.dir.join(format!(".{}", self.instance));
-        fs::write(&temporary, text)?;
-        fs::rename(&temporary, self.path())
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        flock(&file, FlockOperation::NonBlockingLockShared)?;
+        fs::rename(&temporary, self.path())?;
+        self.alive = Some(file);
+        root.clone_into(&mut self.root);
+        Ok(())
     }
 
-    /// Adds a range to this instance's file.
-    pub(super) fn claim(&self, _lock: &Locked, range: IdRange) -> io::Result<()> {
-        self.append('+', range)
+    /// Adds a range to this instance's file. Where somebody has removed the file, it is made again with all that
+    /// is `held`, this range included.
+    pub(super) fn claim(
+        &mut self,
+        lock: &Locked,
+        range: IdRange,
+        held: impl FnOnce() -> Vec<IdRange>,
+    ) -> io::Result<()> {
+        match self.append('+', range) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(file = %self.path().display(), "the claims of host IDs were removed; they are made again");
+                self.rewrite(lock, &self.root.clone(), &held())
+            }
+            other => other,
+        }
     }
 
     /// Takes a range out of this instance's file.
     pub(super) fn give_up(&self, _lock: &Locked, range: IdRange) -> io::Result<()> {
-        self.append('-', range)
+        match self.append('-', range) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn append(&self, sign: char, range: IdRange) -> io::Result<()> {
@@ -110,14 +136,14 @@ impl Claims {
         self.dir.join(&self.instance)
     }
 
-    /// Removes the claims of instances whose root is gone and on whose ranges nothing runs.
+    /// Removes the claims of instances whose root is gone, whose daemon has ended and on whose ranges nothing runs.
     pub(super) fn remove_abandoned(&self, _lock: &Locked, proc_dir: &Path) -> io::Result<()> {
         for path in claim_files(&self.dir)? {
             if path == self.path() {
                 continue;
             }
             let (header, claims) = read_claims(&path)?;
-            if header.is_none_or(|h| h.root.exists()) {
+            if header.is_none_or(|h| h.root.exists()) || is_locked(&path)? {
                 continue;
             }
             let running = machine::mapped_ranges(proc_dir);
@@ -126,6 +152,14 @@ impl Claims {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the daemon that wrote the file still runs.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    match flock(File::open(path)?, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        other => Ok(other.map(|()| false)?),
     }
 }
 
@@ -243,5 +277,36 @@ mod tests {
         claims.remove_abandoned(&lock, Path::new("/proc")).unwrap();
         let left: Vec<_> = claim_files(&dir.path().join("ids")).unwrap();
         assert_eq!(left, [dir.path().join("ids/here")]);
+    }
+
+    #[test]
+    fn a_claim_whose_root_is_out_of_sight_stays_while_its_daemon_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hidden = Claims::open(dir.path(), "hidden").unwrap();
+        let other = Claims::open(dir.path(), "other").unwrap();
+        let lock = other.lock().unwrap();
+        let range = IdRange::new(4_000_000_000, 65_536).unwrap();
+        hidden.rewrite(&lock, Path::new("/nonexistent-root"), &[range]).unwrap();
+        other.remove_abandoned(&lock, Path::new("/proc")).unwrap();
+        assert_eq!(list_foreign(dir.path(), "other").unwrap().len(), 1);
+        drop(hidden);
+        other.remove_abandoned(&lock, Path::new("/proc")).unwrap();
+        assert_eq!(list_foreign(dir.path(), "other").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn claims_that_somebody_removed_are_made_again_with_all_that_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut claims = Claims::open(&dir.path().join("ids"), "me").unwrap();
+        let block = |number: u64| IdRange::new(number * 65_536, 65_536).unwrap();
+        let lock = claims.lock().unwrap();
+        claims.rewrite(&lock, Path::new("/"), &[block(2)]).unwrap();
+        drop(lock);
+        fs::remove_dir_all(dir.path().join("ids")).unwrap();
+        let lock = claims.lock().unwrap();
+        claims.give_up(&lock, block(9)).unwrap();
+        claims.claim(&lock, block(3), || vec![block(2), block(3)]).unwrap();
+        let found = list_foreign(&dir.path().join("ids"), "other").unwrap();
+        assert_eq!(found.iter().map(|claim| claim.range).collect::<Vec<_>>(), [block(2), block(3)]);
     }
 }

@@ -171,10 +171,8 @@ impl IdSpace {
         let mut ledger = Ledger::new(plan_pool(&config, machine)?, read_cursor(&config));
         ledger.set_foreign(foreign);
         apply(&mut ledger, &dirs, &mut plan, &config);
-        let held: BTreeSet<IdRange> = ledger.reservations().map(|r| r.range).collect();
-        let held: Vec<IdRange> = held.into_iter().collect();
         claims
-            .rewrite(&lock, &config.root, &held)
+            .rewrite(&lock, &config.root, &held(&ledger))
             .map_err(io("write the register of IDs", &config.claims_dir))?;
         drop(lock);
         Ok((Self { config, dirs, state: Mutex::new(State { ledger, claims }) }, plan.findings))
@@ -285,7 +283,7 @@ impl IdSpace {
         }
         let adopted = state.ledger.adopt(pod, range);
         adopted.map_err(|cause| IdSpaceError::Adopt { path: self.dirs.record_path(pod), cause })?;
-        state.claims.claim(&lock, range).map_err(io)?;
+        state.claim(&lock, range).map_err(io)?;
         Ok(range)
     }
 
@@ -343,11 +341,17 @@ impl State {
         let lock = self.claims.lock().map_err(io)?;
         self.refresh(&lock).map_err(io)?;
         let range = self.ledger.allocate(pod)?;
-        if let Err(cause) = self.claims.claim(&lock, range) {
+        if let Err(cause) = self.claim(&lock, range) {
             self.ledger.undo(pod, range);
             return Err(io(cause));
         }
         Ok(range)
+    }
+
+    /// Claims a range that the ledger has reserved.
+    fn claim(&mut self, lock: &claims::Locked, range: IdRange) -> io::Result<()> {
+        let Self { ledger, claims } = self;
+        claims.claim(lock, range, || held(ledger))
     }
 
     /// Learns what other instances have claimed since.
@@ -371,6 +375,12 @@ pub fn remove_unused_claims(config: &IdSpaceConfig) -> io::Result<()> {
     let claims = Claims::open(&config.claims_dir, &config.instance)?;
     let lock = claims.lock()?;
     claims.remove(&lock)
+}
+
+/// Every range that the ledger holds, each once.
+fn held(ledger: &Ledger) -> Vec<IdRange> {
+    let ranges: BTreeSet<IdRange> = ledger.reservations().map(|reservation| reservation.range).collect();
+    ranges.into_iter().collect()
 }
 
 fn none() -> PodUid {
