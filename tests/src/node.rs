@@ -172,6 +172,11 @@ impl Node {
         self.daemon = Some(command.spawn().expect("the daemon can be started"));
     }
 
+    /// Gives the daemon other flags from its next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.options.flags = flags.iter().map(ToString::to_string).collect();
+    }
+
     /// The daemon's PID.
     ///
     /// # Panics
