@@ -34,7 +34,19 @@ pub struct Leftovers {
     pub cgroups: Vec<String>,
     /// The instance's claim in the register of IDs.
     pub claims: Vec<String>,
+    /// Records, directories and logs of Pods, sandboxes, containers and shims below the node's directory.
+    pub files: Vec<String>,
 }
+
+/// Where a Pod leaves files below a node's root; each is empty when no Pod is left.
+const PLACES: [&str; 6] = [
+    "var/lib/kubelet/pods",
+    "var/log/pods",
+    "var/lib/kakoi/containers/sandboxes",
+    "var/lib/kakoi/containers/containers",
+    "var/lib/kakoi/network/sandboxes",
+    "run/kakoi/shims",
+];
 
 /// Looks for what a node with this root and instance name has left on the machine.
 pub fn leftovers(root: &Path, instance: &str) -> Leftovers {
@@ -43,6 +55,7 @@ pub fn leftovers(root: &Path, instance: &str) -> Leftovers {
         mounts: mounts(root),
         cgroups: cgroups(instance),
         claims: entries(Path::new("/run/kakoi/ids")).into_iter().filter(|name| name == instance).collect(),
+        files: PLACES.iter().flat_map(|place| below(&root.join(place))).collect(),
     }
 }
 
@@ -62,6 +75,10 @@ pub fn processes_on(range: &Range<u64>) -> BTreeSet<u32> {
 fn entries(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn below(dir: &Path) -> Vec<String> {
+    entries(dir).into_iter().map(|name| dir.join(name).display().to_string()).collect()
 }
 
 fn processes(root: &Path, instance: &str) -> Vec<String> {

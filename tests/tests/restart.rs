@@ -3,15 +3,121 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use tests::{Leftovers, Node, NodeOptions, processes_on};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tests::{Leftovers, Node, NodeOptions, processes_on, shims};
+
+const SOON: Duration = Duration::from_secs(30);
 
 fn pod(name: &str) -> String {
+    pod_of(name, "Always", "trap exit TERM; echo started; sleep infinity & wait")
+}
+
+fn pod_of(name: &str, restart: &str, script: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  hostUsers: false\n  terminationGracePeriodSeconds: 1\n  \
-         containers:\n  - name: c\n    image: busybox\n    command: [sh, -c, 'trap exit TERM; echo started; sleep infinity & wait']\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  hostUsers: false\n  restartPolicy: {restart}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: busybox\n    command: [sh, -c, '{script}']\n"
     )
+}
+
+/// A node with one Pod `one` that runs, its record, and its processes.
+fn node_with_a_pod() -> (Node, String, BTreeSet<u32>) {
+    let node = Node::start();
+    node.apply(&pod("one"));
+    node.ready(&["one"]);
+    let (record, processes) = (node.record("one"), processes_on(&node.range("one")));
+    assert_eq!(processes.len(), 2, "a shell and its sleep");
+    (node, record, processes)
+}
+
+fn container(node: &Node, pod: &str) -> Value {
+    node.get(&format!("pod/{pod}"))["status"]["containerStatuses"][0].clone()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Ends the Pod and the node; nothing may be left.
+fn end(mut node: Node) {
+    node.kubectl(&["delete", "pod", "--all", "--wait=true", "--timeout=60s"]).ok();
+    node.down().ok();
+    assert_eq!(node.leftovers(), Leftovers::default());
+    assert_eq!(node.network_leftovers(), "");
+}
+
+/// A command inside a node whose lines can be waited for. Dropped, it is ended.
+struct Session {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Session {
+    fn start(mut command: Command) -> (Self, ChildStdin) {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let stdin = child.stdin.take().unwrap();
+        (Self { child, lines }, stdin)
+    }
+
+    fn logs(node: &Node, pod: &str) -> Self {
+        let mut command = node.inside(Path::new("kubectl"));
+        command.args(["logs", "-f", pod]);
+        Self::start(command).0
+    }
+
+    /// Waits for a line that has `wanted` in it.
+    #[track_caller]
+    fn line(&self, wanted: &str) {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(SOON) {
+            if line.contains(wanted) {
+                return;
+            }
+            seen.push(line);
+        }
+        panic!("no line has {wanted:?}: {seen:?}");
+    }
+
+    /// Waits for numbers that follow one another from `first` to `last`, each on its line.
+    #[track_caller]
+    fn count(&self, first: u64, last: u64) {
+        for number in first..=last {
+            assert_eq!(self.lines.recv_timeout(SOON), Ok(number.to_string()));
+        }
+    }
+
+    /// Waits for the end and answers the exit code.
+    #[track_caller]
+    fn ended(&mut self, node: &Node) -> Option<i32> {
+        node.until("a session to end", SOON, |_| self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `kubectl exec -it` with a shell, as somebody would type it into a terminal.
+fn shell_in(node: &Node, pod: &str) -> (Session, ChildStdin) {
+    let mut command = node.inside(Path::new("script"));
+    command.args(["-qec", &format!("kubectl exec -it {pod} -- sh"), "/dev/null"]);
+    Session::start(command)
 }
 
 #[test]
@@ -90,4 +196,148 @@ fn two_instances_on_one_machine_never_overlap() {
     let firsts: BTreeSet<u64> =
         [&a, &b].into_iter().flat_map(|node| ["one", "two"].map(|name| node.first_id(name))).collect();
     assert_eq!(firsts.len(), 4);
+}
+
+#[test]
+fn a_killed_shim_ends_its_containers_and_the_pod_comes_back_with_the_same_mapping() {
+    let (node, record, before) = node_with_a_pod();
+    let [shim] = shims(&node.instance())[..] else { panic!("one Pod has one shim") };
+    signal(shim, Signal::KILL);
+    node.until("the containers' end", SOON, |node| processes_on(&node.range("one")).is_disjoint(&before));
+    node.wait_for("pod/one", ".status.containerStatuses[0].restartCount", "1");
+    node.ready(&["one"]);
+    let ended = container(&node, "one")["lastState"]["terminated"].clone();
+    assert_eq!(ended["exitCode"], 137, "{ended}");
+    let message = ended["message"].as_str().unwrap();
+    assert!(message.contains("shim") && message.contains(&format!("PID {shim}")), "{message}");
+    assert_eq!(node.record("one"), record);
+    let map = node.exec("one", &["cat", "/proc/1/uid_map"]).ok();
+    assert_eq!(map.split_whitespace().nth(1), Some(node.first_id("one").to_string().as_str()));
+    assert_eq!(shims(&node.instance()).len(), 1);
+    end(node);
+}
+
+#[test]
+fn a_shim_killed_while_the_daemon_is_down_is_found_dead_and_the_pod_comes_back() {
+    let (mut node, record, before) = node_with_a_pod();
+    node.kill_daemon();
+    for shim in shims(&node.instance()) {
+        signal(shim, Signal::KILL);
+    }
+    node.up();
+    node.wait_for("pod/one", ".status.containerStatuses[0].restartCount", "1");
+    node.ready(&["one"]);
+    let ended = container(&node, "one")["lastState"]["terminated"].clone();
+    assert_eq!(ended["exitCode"], 137, "{ended}");
+    assert!(ended["message"].as_str().unwrap().contains("shim"), "{ended}");
+    assert_eq!(node.record("one"), record);
+    assert!(processes_on(&node.range("one")).is_disjoint(&before));
+    end(node);
+}
+
+#[test]
+fn what_ended_while_the_daemon_was_down_is_told_with_its_exit_code() {
+    let mut node = Node::start();
+    let script = "trap \"exit 3\" TERM; while :; do sleep 0.1; done";
+    node.apply(&format!("{}---\n{}", pod_of("never", "Never", script), pod_of("always", "Always", script)));
+    node.ready(&["never", "always"]);
+    let ranges = ["never", "always"].map(|name| node.range(name));
+    node.kill_daemon();
+    for range in &ranges {
+        // The shell is the first of its PID namespace.
+        signal(*processes_on(range).first().unwrap(), Signal::TERM);
+    }
+    node.until("both to end", SOON, |_| ranges.iter().all(|range| processes_on(range).is_empty()));
+    node.up();
+    node.wait_for("pod/never", ".status.phase", "Failed");
+    assert_eq!(container(&node, "never")["state"]["terminated"]["exitCode"], 3);
+    node.wait_for("pod/always", ".status.containerStatuses[0].restartCount", "1");
+    assert_eq!(container(&node, "always")["lastState"]["terminated"]["exitCode"], 3);
+    end(node);
+}
+
+#[test]
+fn logs_go_on_where_they_were_and_lose_nothing_that_was_written_without_a_daemon() {
+    let mut node = Node::start();
+    node.apply(&pod_of("one", "Always", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done"));
+    node.ready(&["one"]);
+    let mut before = Session::logs(&node, "one");
+    before.count(0, 20);
+    node.kill_daemon();
+    before.ended(&node);
+    node.up();
+    let after = Session::logs(&node, "one");
+    after.count(0, 120);
+    drop(after);
+    end(node);
+}
+
+#[test]
+fn a_session_ends_with_its_shells_exit_code_and_with_the_daemon_that_carries_it() {
+    let (mut node, _, before) = node_with_a_pod();
+    let (mut session, mut typed) = shell_in(&node, "one");
+    writeln!(typed, "echo I am $((40+2)); exit 7").unwrap();
+    session.line("I am 42");
+    assert_eq!(session.ended(&node), Some(7));
+    assert_eq!(processes_on(&node.range("one")), before, "nothing of the session is left");
+
+    let (mut session, mut typed) = shell_in(&node, "one");
+    writeln!(typed, "echo I am $((40+3))").unwrap();
+    session.line("I am 43");
+    node.kill_daemon();
+    assert_ne!(session.ended(&node), Some(0));
+    node.up();
+    node.until("the shell's end", SOON, |node| processes_on(&node.range("one")) == before);
+    let (mut session, mut typed) = shell_in(&node, "one");
+    writeln!(typed, "exit 0").unwrap();
+    assert_eq!(session.ended(&node), Some(0));
+    end(node);
+}
+
+#[test]
+fn a_deletion_asked_for_just_before_the_daemon_died_is_finished_by_the_next_one() {
+    let (mut node, _, before) = node_with_a_pod();
+    let range = node.range("one");
+    node.kubectl(&["delete", "pod", "one", "--wait=false"]).ok();
+    node.kill_daemon();
+    node.up();
+    node.kubectl(&["wait", "--for=delete", "pod/one", "--timeout=30s"]).ok();
+    assert!(processes_on(&range).is_disjoint(&before));
+    end(node);
+}
+
+#[test]
+fn down_works_without_a_daemon() {
+    let (mut node, record, _) = node_with_a_pod();
+    let range = node.range("one");
+    node.kill_daemon();
+    node.down().ok();
+    assert_eq!(processes_on(&range), BTreeSet::new());
+    let left = node.leftovers();
+    assert_eq!((left.processes, left.mounts, left.cgroups), Default::default());
+    assert_eq!(node.network_leftovers(), "");
+    node.down().ok();
+    node.up();
+    node.ready(&["one"]);
+    assert_eq!(node.record("one"), record);
+    end(node);
+}
+
+#[test]
+fn e20_with_the_gate_switched_off_a_fenced_pod_runs_on_until_it_is_deleted() {
+    let (mut node, record, before) = node_with_a_pod();
+    let range = node.range("one");
+    node.kill_daemon();
+    node.set_flags(&["--feature-gates=UserNamespacesSupport=false"]);
+    node.up();
+    node.ready(&["one"]);
+    assert_eq!((node.record("one"), processes_on(&range)), (record, before));
+    assert_eq!(container(&node, "one")["restartCount"], 0);
+    node.apply(&pod("two"));
+    node.ready(&["two"]);
+    let map = node.exec("two", &["cat", "/proc/self/uid_map"]).ok();
+    assert_eq!(map.split_whitespace().nth(1), Some("0"), "a new Pod has the node's IDs");
+    node.kubectl(&["delete", "pod", "one", "--timeout=30s"]).ok();
+    assert_eq!(processes_on(&range), BTreeSet::new());
+    end(node);
 }
