@@ -1,7 +1,7 @@
 //! What root inside a Pod tries against the node, and what Pods try against each other: all of it fails.
 //!
 //! The IDs are those of the behaviour's specification (security: Pod against host S01-S20, Pod against Pod T01-T08).
-//! Attempts are system calls made from the container, with `privileged: true` or CAP_SYS_ADMIN where that is harder to
+//! Attempts are system calls made from the container, with `privileged: true` or `CAP_SYS_ADMIN` where that is harder to
 //! hold, and from a process that has the Pod's user namespace and nothing else of it ("outside"): for what leaks into a
 //! Pod by a bug, the user namespace alone must do. System call numbers are those of x86_64.
 //!
@@ -20,7 +20,7 @@ use tests::{Kept, Node, SharedNode};
 
 static NODE: SharedNode = SharedNode::new(start);
 
-/// Three Pods, each with a second container as user 1000: `plain`; `privileged`; and `admin`, which has CAP_SYS_ADMIN
+/// Three Pods, each with a second container as user 1000: `plain`; `privileged`; and `admin`, which has `CAP_SYS_ADMIN`
 /// and the usual masks. `leak` is a directory of the node that nothing translates, `share` lies on a shared mount.
 const PODS: &str = include_str!("security.yaml");
 const SECRET: &str = "the node's secret";
