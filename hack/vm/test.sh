@@ -4,6 +4,8 @@
 # The machine's disk is built once, into the target directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$here"
+set -- "$here/hack/vm/test.sh"
 target=${CARGO_TARGET_DIR:-$here/target}
 vm=$target/vm
 mkdir -p "$vm"
@@ -20,7 +22,7 @@ fi
 "$here/hack/prepare.sh" build
 
 # The system disk: what a small Debian server has, and a unit that runs the test and turns the machine off.
-recipe=$(sha256sum "$here/hack/vm/test.sh" "$here/hack/vm/guest.service" | sha256sum | cut -c1-16)
+recipe=$({ sed -n '/^recipe=/,/^fi$/p' "$1"; cat "$here/hack/vm/guest.service"; } | sha256sum | cut -c1-16)
 if [ "$(cat "$vm/recipe" 2>/dev/null)" != "$recipe" ]; then
     echo "vm: building the system disk (some minutes)"
     rm -rf "$vm/root" "$vm/root.tar" && mkdir "$vm/root"
@@ -41,7 +43,7 @@ if [ "$(cat "$vm/recipe" 2>/dev/null)" != "$recipe" ]; then
 fi
 
 # The payload disk: the program, kubectl, the images, and the test.
-cargo build --release --locked -p kakoi
+[ -n "${KAKOI_BINARY:-}" ] || cargo build --release --locked -p kakoi
 images=${KAKOI_IMAGES:-/var/cache/kakoi/images}
 "$here/hack/images/build.sh" "$images"
 kubectl=$(readlink -f "${KUBECTL:-$(command -v kubectl)}")
@@ -49,7 +51,7 @@ kubectl=$(readlink -f "${KUBECTL:-$(command -v kubectl)}")
 newest=$(find "$(dirname "$kubectl")" -maxdepth 1 -name 'kubectl.1.*' | sort -V | tail -n 1)
 payload=$(mktemp -d)
 trap 'rm -rf "$payload" "$vm/payload.img" "$vm/run.img"' EXIT
-cp "$target/release/kakoi" "$payload/kakoi"
+cp "${KAKOI_BINARY:-$target/release/kakoi}" "$payload/kakoi"
 cp "${newest:-$kubectl}" "$payload/kubectl"
 cp "$here/hack/vm/guest.sh" "$here/hack/vm/kakoi.service" "$payload/"
 cp -r "$here/hack/demo/manifests" "$payload/manifests"
