@@ -117,9 +117,16 @@ async fn send(target: &Target, status: &PodStatus) -> Sent {
     let Some(patch) = status_patch(&target.uid, &target.known, &new) else { return Sent::Done(new) };
     match target.api.patch_status(&target.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(pod) => Sent::Done(value_of(pod.status.as_ref())),
-        Err(Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
-            tracing::debug!(pod = target.name, message = answer.message, "the Pod is gone from the API");
-            Sent::Gone
+        Err(Error::Api(answer)) if answer.code == 404 => Sent::Gone,
+        // The UID does not fit, or the API finds the status itself wrong: the object tells which.
+        Err(Error::Api(answer)) if matches!(answer.code, 409 | 422) => {
+            match target.api.get_opt(&target.name).await {
+                Ok(Some(pod)) if pod.metadata.uid.as_ref() == Some(&target.uid) => {
+                    Sent::Failed(Error::Api(answer))
+                }
+                Ok(_) => Sent::Gone,
+                Err(error) => Sent::Failed(error),
+            }
         }
         Err(error) => Sent::Failed(error),
     }
