@@ -257,19 +257,10 @@ impl Drop for Node {
                 let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
             }
         }
-        for controller in ["cpu,cpuacct", "memory", "cpu", "cpuacct", "."] {
-            remove_groups(&PathBuf::from("/sys/fs/cgroup").join(controller).join(&self.cgroup[1..]));
+        if let Ok(layout) = sys::cgroup::Layout::detect() {
+            let _ = sys::cgroup::remove(&layout, &self.cgroup, Duration::from_secs(1));
         }
     }
-}
-
-fn remove_groups(directory: &std::path::Path) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path());
-        }
-    }
-    let _ = std::fs::remove_dir(directory);
 }
 
 /// Waits until `holds`.
