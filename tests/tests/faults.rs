@@ -3,13 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tests::{Leftovers, Node, processes_on};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tests::{Leftovers, Node, processes_on, unreaped};
 
 /// Kills in CI; `make soak` sets `KAKOI_SOAK` for twenty times as many.
 const KILLS: u64 = 50;
+
+/// Pods that stay; one of more is deleted in each round.
+const KEPT: usize = 4;
 
 fn pod(number: u64) -> String {
     format!(
@@ -39,50 +46,147 @@ fn seed() -> u64 {
 
 #[test]
 fn killed_at_any_moment_nothing_is_held_twice_leaked_or_left() {
-    let kills = if std::env::var_os("KAKOI_SOAK").is_some() { KILLS * 20 } else { KILLS };
+    let wanted = if std::env::var_os("KAKOI_SOAK").is_some() { KILLS * 20 } else { KILLS };
     let seed = seed();
     println!("KAKOI_SEED={seed} repeats this run");
-    let mut random = Random(seed);
-    let mut node = Node::start();
-    for round in 0..kills {
-        // Both may fail when the daemon dies meanwhile: that is the point.
-        let manifest = pod(round);
-        node.kubectl_with(&["create", "--request-timeout=5s", "-f", "-"], &manifest);
-        if round >= 3 {
-            let old = format!("p{}", round - 3);
-            node.kubectl(&[
-                "delete",
-                "pod",
-                &old,
-                "--wait=false",
-                "--request-timeout=5s",
-                "--ignore-not-found",
-            ]);
+    let mut trial = Trial { node: Node::start(), random: Random(seed), running: BTreeMap::new() };
+    let (mut kills, mut rounds, mut survivals) = (0, 0, 0);
+    while kills < wanted {
+        let victim = trial.look();
+        survivals += trial.running.len();
+        trial.change(rounds, victim.as_deref());
+        kills += trial.restart();
+        check_ranges(&trial.node, seed);
+        rounds += 1;
+    }
+    trial.look();
+    println!("{kills} kills in {rounds} rounds; {survivals} times a container outlived its daemon");
+    assert!(survivals as u64 >= rounds, "seed {seed}: hardly a container ran when the daemon was killed");
+    trial.settle();
+    end(trial.node, seed);
+}
+
+/// A node that is killed again and again.
+struct Trial {
+    node: Node,
+    random: Random,
+    /// Pods that ran once and were not deleted since: their ranges and processes.
+    running: BTreeMap<String, (Range<u64>, BTreeSet<u32>)>,
+}
+
+impl Trial {
+    /// Sees which Pods run, checks that those which ran before still do, and picks one to delete.
+    fn look(&mut self) -> Option<String> {
+        let listed = self.node.get("pod");
+        let staying: Vec<&Value> =
+            listed["items"].as_array().unwrap().iter().filter(|pod| stays(pod)).collect();
+        for (name, (range, processes)) in &self.running {
+            assert_eq!(
+                &processes_on(range),
+                processes,
+                "the Pod {name} did not live on: {}",
+                self.node.log()
+            );
         }
-        std::thread::park_timeout(Duration::from_millis(random.below(700)));
-        node.kill_daemon();
-        node.spawn_daemon();
-        node.until("the API after a kill", Duration::from_secs(30), |node| {
+        for pod in staying.iter().filter(|pod| is_ready(pod)) {
+            let range = recorded(&self.node, pod["metadata"]["uid"].as_str().unwrap());
+            let processes = processes_on(&range);
+            self.running.entry(name(pod)).or_insert((range, processes));
+        }
+        let index = self.random.below(staying.len().max(1) as u64);
+        let victim = (staying.len() > KEPT).then(|| name(staying[usize::try_from(index).unwrap()]))?;
+        self.running.remove(&victim);
+        Some(victim)
+    }
+
+    /// Makes one Pod and deletes another; the daemon is killed meanwhile or soon after. Both may fail.
+    fn change(&mut self, round: u64, victim: Option<&str>) {
+        let (node, pause) = (&self.node, Duration::from_millis(self.random.below(900)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                node.kubectl_with(&["create", "--request-timeout=5s", "-f", "-"], &pod(round));
+            });
+            if let Some(victim) = victim {
+                let delete = ["delete", "pod", victim, "--wait=false", "--request-timeout=5s"];
+                scope.spawn(move || node.kubectl(&delete));
+            }
+            std::thread::park_timeout(pause);
+            let daemon = Pid::from_raw(node.daemon_pid().cast_signed()).unwrap();
+            kill_process(daemon, Signal::KILL).unwrap();
+        });
+        self.node.kill_daemon();
+    }
+
+    /// Starts the next daemon; each third one is killed while it takes over. Answers how many have been killed.
+    fn restart(&mut self) -> u64 {
+        let mut kills = 1;
+        self.node.spawn_daemon();
+        if self.random.below(3) == 0 {
+            std::thread::park_timeout(Duration::from_millis(self.random.below(600)));
+            self.node.kill_daemon();
+            self.node.spawn_daemon();
+            kills += 1;
+        }
+        self.node.until("the API after a kill", Duration::from_secs(30), |node| {
             node.kubectl(&["get", "--raw=/readyz", "--request-timeout=2s"]).code == 0
         });
-        check_ranges(&node, seed);
+        kills
     }
-    node.until("the node to be Ready", Duration::from_secs(30), |node| {
-        node.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=10s"]).code == 0
-    });
-    let deleted = node.kubectl(&["delete", "pod", "--all", "--timeout=120s"]);
+
+    /// What stays gets Ready, and what ran all the time was never started again.
+    fn settle(&mut self) {
+        self.node.until("the node to be Ready", Duration::from_secs(30), |node| {
+            node.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=10s"]).code == 0
+        });
+        let listed = self.node.get("pod");
+        let staying = listed["items"].as_array().unwrap().iter().filter(|pod| stays(pod));
+        let names: Vec<String> = staying.map(name).collect();
+        self.node.ready(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        for name in self.running.keys() {
+            let status = self.node.get(&format!("pod/{name}"))["status"]["containerStatuses"][0].clone();
+            assert_eq!(status["restartCount"], 0, "{name}: {status}");
+        }
+    }
+}
+
+fn name(pod: &Value) -> String {
+    pod["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+fn stays(pod: &Value) -> bool {
+    pod["metadata"].get("deletionTimestamp").is_none()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// The range in the record of the Pod with this UID.
+fn recorded(node: &Node, uid: &str) -> Range<u64> {
+    let path = node.root().join("var/lib/kubelet/pods").join(uid).join("userns");
+    let record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let first = record["uidMappings"][0]["hostId"].as_u64().unwrap();
+    first..first + 65_536
+}
+
+/// Everything is deleted and taken down; nothing may be left.
+fn end(mut node: Node, seed: u64) {
+    let deleted = node.kubectl(&["delete", "pod", "--all", "--timeout=60s"]);
     assert_eq!(deleted.code, 0, "seed {seed}: {}\n{}", deleted.stderr, node.log());
     node.until("the records to go", Duration::from_secs(30), |node| held(node).is_empty());
+    let daemon = node.daemon_pid();
+    node.until("the daemon to reap its children", Duration::from_secs(5), |_| unreaped(daemon).is_empty());
     node.down().ok();
     assert_eq!(node.leftovers(), Leftovers::default(), "seed {seed}");
     assert_eq!(node.network_leftovers(), "", "seed {seed}");
 }
 
 /// The ranges that the node holds, as it says itself.
-fn held(node: &Node) -> Vec<std::ops::Range<u64>> {
+fn held(node: &Node) -> Vec<Range<u64>> {
     let shown = node.kakoi(&["userns", "--output", "json"]).ok();
-    let snapshot: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let range = |entry: &serde_json::Value| {
+    let snapshot: Value = serde_json::from_str(&shown).unwrap();
+    let range = |entry: &Value| {
         let (first, last) = entry["range"].as_str().unwrap().split_once('-').unwrap();
         first.parse::<u64>().unwrap()..last.parse::<u64>().unwrap() + 1
     };
@@ -99,7 +203,7 @@ fn check_ranges(node: &Node, seed: u64) {
     for range in &ranges {
         let namespaces: BTreeSet<_> = processes_on(range)
             .into_iter()
-            .filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok())
+            .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/user")).ok())
             .collect();
         assert!(namespaces.len() <= 1, "seed {seed}: {range:?} carries {namespaces:?}");
     }
