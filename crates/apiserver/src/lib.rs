@@ -14,7 +14,6 @@ mod cache;
 mod delete;
 mod document;
 mod file;
-mod gc;
 mod health;
 mod housekeeping;
 mod identity;
@@ -164,7 +163,6 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
     let tls = tls::server_config(&keys.authority, keys.certificate.clone())?;
     let tasks = TaskTracker::new();
     tasks.spawn(listener::run(listener, tls, server.clone(), shutdown.clone()));
-    tasks.spawn(gc::run(server.clone()));
     let renewing = keys.clone();
     tasks.spawn(housekeeping::run(server.clone(), move || renewing.renew()));
     tasks.close();

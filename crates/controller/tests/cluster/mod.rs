@@ -8,6 +8,8 @@
     reason = "a test ends at its first surprise"
 )]
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
@@ -128,6 +130,29 @@ impl Cluster {
             .body(bytes(&patch))
             .unwrap();
         self.admin.request(request).await.unwrap_or_else(|error| panic!("{collection}/{name}: {error}"))
+    }
+
+    /// Runs the real `kubectl` with a text on its standard input; it must succeed. Blocks the test's own thread, not
+    /// the server's.
+    pub(crate) fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(self.directory.path().join("admin.kubeconfig"))
+            .args(arguments)
+            .env("HOME", self.directory.path())
+            .env("KUBECACHEDIR", self.directory.path().join("cache"))
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("these tests need kubectl on the PATH");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+        let output = child.wait_with_output().unwrap();
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "kubectl {arguments:?}: {out}{err}");
+        out
     }
 
     /// Waits by a watch until an object is as wished; `None` means that it isn't there.
