@@ -21,7 +21,9 @@ echo "vm: $(uname -r), $(stat -f -c %T /sys/fs/cgroup), $(systemctl --version | 
 
 systemctl start kakoi || { journalctl -u kakoi --no-pager | tail -n 40; fail "systemctl start kakoi"; }
 kubectl wait --for=condition=Ready node --all --timeout=120s || fail "the node is Ready"
-kubectl apply -f /payload/manifests/userns.yaml -f /payload/manifests/nginx.yaml -f /payload/manifests/volumes.yaml
+kubectl apply -f /payload/manifests/userns.yaml
+kubectl wait --for=condition=Ready --timeout=300s pod/userns
+kubectl apply -f /payload/manifests/nginx.yaml -f /payload/manifests/volumes.yaml
 kubectl wait --for=condition=Ready --timeout=300s pod/userns pod/nginx pod/volumes || {
     kubectl describe pods; journalctl -u kakoi --no-pager | tail -n 60; fail "the Pods are Ready"
 }
