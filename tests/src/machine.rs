@@ -64,6 +64,9 @@ pub fn processes_on(range: &Range<u64>) -> BTreeSet<u32> {
     let pids = entries(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
     let on_range = |pid: &u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if status.contains("State:\tZ") {
+            return false;
+        }
         let uid = status
             .lines()
             .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());

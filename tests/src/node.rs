@@ -177,6 +177,14 @@ impl Node {
         self.options.flags = flags.iter().map(ToString::to_string).collect();
     }
 
+    /// Writes the configuration that the daemon reads at its next start.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn configure(&self, yaml: &str) {
+        fs::write(self.root.join("etc/kakoi/config.yaml"), yaml).expect("the configuration can be written");
+    }
+
     /// The daemon's PID.
     ///
     /// # Panics
