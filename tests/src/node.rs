@@ -206,7 +206,7 @@ impl Node {
     /// Stops the Pods and the daemon with `kakoi down`.
     #[track_caller]
     pub fn down(&mut self) -> Ran {
-        let ran = self.kakoi(&["down"]);
+        let ran = self.kakoi(&["down", "--grace-period", "0"]);
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.wait();
         }
@@ -488,8 +488,7 @@ fn remove_abandoned() {
             let _ = Command::new("unshare")
                 .arg("--net")
                 .arg(kakoi())
-                .arg("down")
-                .arg("--root")
+                .args(["down", "--grace-period", "0", "--root"])
                 .arg(entry.path())
                 .output();
             let _ = fs::remove_dir_all(entry.path());

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Run the whole node: API server, controllers, scheduler, kubelet and container runtime
     Up(Up),
     /// Stop the Pods and take the node's network down; what is stored stays for the next `up`
-    Down(Instance),
+    Down(Down),
     /// Serve the container runtime alone, over CRI
     Runtime(Runtime),
     /// Show the node's ID space: the pool and why, the Pods' blocks, quarantined records
@@ -105,6 +105,15 @@ impl Up {
             feature_gates: self.feature_gates.clone(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Seconds that containers have to end after their stop signal, before they are killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) grace_period: u64,
 }
 
 #[derive(Debug, Args)]

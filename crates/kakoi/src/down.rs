@@ -2,6 +2,7 @@
 //! is found from disk. What is stored stays, so that the next `up` starts the same Pods with the same IDs.
 
 use std::io;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -35,8 +36,8 @@ pub(crate) enum DownError {
     Network(#[from] network::NetworkError),
 }
 
-/// Takes the instance down.
-pub(crate) async fn down(places: &Places) -> Result<(), DownError> {
+/// Takes the instance down; containers have `grace` to end by themselves.
+pub(crate) async fn down(places: &Places, grace: Duration) -> Result<(), DownError> {
     instance::require_root()?;
     if !places.state().exists() {
         output::note(format!("nothing of kakoi is on the root {}", places.root().display()));
@@ -47,7 +48,7 @@ pub(crate) async fn down(places: &Places) -> Result<(), DownError> {
     }
     let _lock = instance::take(places.root(), &places.run())?;
     let config = Config::load(places, &Flags::default())?;
-    stop_pods(places, &config).await
+    stop_pods(places, &config, grace).await
 }
 
 /// Asks the daemon to end and waits until it has.
@@ -62,13 +63,13 @@ async fn end(pid: u32) -> io::Result<()> {
     Ok(())
 }
 
-async fn stop_pods(places: &Places, config: &Config) -> Result<(), DownError> {
+async fn stop_pods(places: &Places, config: &Config, grace: Duration) -> Result<(), DownError> {
     let images = node::open_images(places).map_err(NodeError::from)?;
     let network = node::open_network(places, config.pod_cidr, None).await.map_err(NodeError::from)?;
     let shutdown = CancellationToken::new();
     let runtime =
         node::start_runtime(places, images, network.clone(), shutdown).await.map_err(NodeError::from)?;
-    let stopped = runtime.stop_all().await;
+    let stopped = runtime.stop_all(grace).await;
     runtime.shutdown().await;
     stopped?;
     kubelet::unmount_volumes(&places.kubelet()).map_err(DownError::Volumes)?;

@@ -22,6 +22,7 @@ mod version;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -56,7 +57,10 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
 async fn serve_or_ask(command: &Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Up(up) => Ok(Box::pin(up::up(&places(&up.instance)?, up)).await?),
-        Command::Down(instance) => Ok(Box::pin(down::down(&places(instance)?)).await?),
+        Command::Down(down) => {
+            let grace = Duration::from_secs(down.grace_period);
+            Ok(Box::pin(down::down(&places(&down.instance)?, grace)).await?)
+        }
         Command::Runtime(runtime) => Ok(Box::pin(serve::serve(&places(&runtime.instance)?, runtime)).await?),
         Command::Image(image) => Ok(Box::pin(images::run(&places(&image.instance)?, &image.command)).await?),
         Command::Version(_) | Command::Userns(_) | Command::WhoOwns(_) => Ok(()),

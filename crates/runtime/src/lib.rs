@@ -29,6 +29,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shim::client::Launcher;
 use tokio::net::TcpListener;
@@ -130,12 +131,18 @@ impl Runtime {
         Ok(())
     }
 
-    /// Ends every Pod, as `kakoi down` does, and removes the instance's cgroup. All Pods are tried. The runtime can
-    /// make no more sandboxes after.
+    /// Ends every Pod, as `kakoi down` does, and removes the instance's cgroup: all containers get their stop signal
+    /// at once, those that still run after `grace` get SIGKILL. All Pods are tried. The runtime can make no more
+    /// sandboxes after.
     ///
     /// # Errors
     /// The first of what went wrong.
-    pub async fn stop_all(&self) -> Result<(), StopError> {
+    pub async fn stop_all(&self, grace: Duration) -> Result<(), StopError> {
+        let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let containers = self.core.table.containers();
+        let ends = containers.iter().map(|c| container::stop(Arc::clone(&self.core), c.id.clone(), seconds));
+        // What can't be signalled is killed with its sandbox, and reported there.
+        drop(futures::future::join_all(ends).await);
         let mut first = None;
         for sandbox in self.core.table.sandboxes() {
             let removed =

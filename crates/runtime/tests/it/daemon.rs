@@ -38,7 +38,7 @@ async fn daemon() {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
     terminate.recv().await;
     if directory.join("down").exists() {
-        runtime.stop_all().await.unwrap();
+        runtime.stop_all(std::time::Duration::ZERO).await.unwrap();
     }
     runtime.shutdown().await;
 }
