@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults, OpenError, inspect};
-use userns::{Entry, Snapshot};
+use userns::{Entry, Quarantined, Snapshot};
 
 use crate::cli::{OutputFormat, Query};
 use crate::config::{Config, ConfigError, Flags};
@@ -43,6 +43,9 @@ fn snapshot(root: &Path) -> Result<Snapshot, IdsError> {
     let mut snapshot = inspect(&space(&places, &config))?;
     for entry in &mut snapshot.pods {
         entry.name = pod_name(&places, &entry.pod);
+    }
+    for pod in &mut snapshot.quarantined {
+        pod.name = pod_name(&places, &pod.pod);
     }
     Ok(snapshot)
 }
@@ -86,7 +89,8 @@ fn describe(snapshot: &Snapshot) -> Vec<String> {
         format!("IDs per Pod:  {}", snapshot.ids_per_pod),
         format!("Blocks:       {}, of which {} are free", snapshot.blocks, snapshot.free_blocks),
     ];
-    lines.extend(table("Pods", snapshot.pods.iter().map(pod_line)));
+    let without = snapshot.quarantined.iter().map(quarantined_line);
+    lines.extend(table("Pods", snapshot.pods.iter().map(pod_line).chain(without)));
     let given = snapshot.reserved.iter().map(|r| format!("{:<23}{}", r.range.to_string(), r.owner));
     lines.extend(table("Given away by the machine", given));
     let others = snapshot.instances.iter().map(|r| format!("{:<23}{}", r.range.to_string(), r.owner));
@@ -98,6 +102,11 @@ fn pod_line(entry: &Entry) -> String {
     let name = entry.name.as_deref().unwrap_or("(name unknown)");
     let state = entry.quarantined.as_ref().map_or_else(String::new, |why| format!("  QUARANTINED: {why}"));
     format!("{:<23}{name}  {}{state}", entry.range.to_string(), entry.pod)
+}
+
+fn quarantined_line(pod: &Quarantined) -> String {
+    let name = pod.name.as_deref().unwrap_or("(name unknown)");
+    format!("{:<23}{name}  {}  QUARANTINED: {}", "(no IDs)", pod.pod, pod.reason)
 }
 
 fn table(title: &str, rows: impl Iterator<Item = String>) -> Vec<String> {
@@ -128,7 +137,14 @@ mod tests {
             quarantined: quarantined.map(str::to_owned),
         };
         let pods = vec![entry(196_608, None), entry(262_144, Some("bad"))];
-        let page = describe(&Snapshot { pods, ..Snapshot::of(&pool) }).join("\n");
+        let broken = Quarantined {
+            pod: "u-2".into(),
+            name: None,
+            recorded_in: String::new(),
+            reason: "not JSON".into(),
+        };
+        let snapshot = Snapshot { pods, quarantined: vec![broken], ..Snapshot::of(&pool) };
+        let page = describe(&snapshot).join("\n");
         assert_eq!(
             page,
             "Pool:         131072-4294901759: the default pool: the machine has no user `kubelet` with subordinate IDs\n\
@@ -137,6 +153,7 @@ mod tests {
              Pods:\n\
              \x20 196608-262143          default/nginx  u-1\n\
              \x20 262144-327679          default/nginx  u-1  QUARANTINED: bad\n\
+             \x20 (no IDs)               (name unknown)  u-2  QUARANTINED: not JSON\n\
              Given away by the machine:\n\
              \x20 100000-165535          the user `ann` in /etc/subuid\n\
              Held by other instances: none"

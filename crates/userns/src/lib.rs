@@ -17,7 +17,7 @@ mod subid;
 mod uid;
 
 pub use ledger::{AdoptError, AllocateError, Holder, Ledger, Reservation};
-pub use owner::{Account, Entry, Ownership, Snapshot};
+pub use owner::{Account, Entry, Ownership, Quarantined, Snapshot};
 pub use pool::{DEFAULT_IDS_PER_POD, IdsPerPod, Machine, Pool, PoolConfig, PoolError, PoolSource, Reserved};
 pub use range::{IdRange, MAX_HOST_ID, RangeError};
 pub use record::{IdMapping, IdMappings, Record, RecordDefect, RecordError, encode};

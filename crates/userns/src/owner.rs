@@ -33,6 +33,20 @@ pub struct Entry {
     pub quarantined: Option<String>,
 }
 
+/// A Pod whose record can't be used and names no range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quarantined {
+    /// The Pod's UID.
+    pub pod: String,
+    /// `namespace/name`, where known.
+    pub name: Option<String>,
+    /// The record.
+    pub recorded_in: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// The ID space as it stands.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,6 +63,8 @@ pub struct Snapshot {
     pub free_blocks: u64,
     /// Pods, in the order of their IDs.
     pub pods: Vec<Entry>,
+    /// Pods that get no sandbox because of their record, and hold no range either.
+    pub quarantined: Vec<Quarantined>,
     /// What the machine has given away.
     pub reserved: Vec<Reserved>,
     /// What other instances on the machine hold.
@@ -96,6 +112,7 @@ impl Snapshot {
             blocks: pool.usable_blocks(),
             free_blocks: pool.usable_blocks(),
             pods: Vec::new(),
+            quarantined: Vec::new(),
             reserved: pool.reserved().to_vec(),
             instances: Vec::new(),
             accounts: Vec::new(),
@@ -104,7 +121,8 @@ impl Snapshot {
 
     /// Who owns `id`. A Pod comes first: what runs counts for more than what was given away.
     pub fn who_owns(&self, id: u32) -> Ownership {
-        if let Some(entry) = self.pods.iter().find(|entry| entry.range.contains(id)) {
+        let holders = self.pods.iter().filter(|entry| entry.range.contains(id));
+        if let Some(entry) = holders.min_by_key(|entry| entry.quarantined.is_some()) {
             return Ownership::Pod { entry: entry.clone(), container_id: id - entry.range.first() };
         }
         if let Some(account) = self.accounts.iter().find(|account| account.id == id) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use userns::{Entry, Holder, IdRange, Ledger, Record, Snapshot};
+use userns::{Entry, Holder, IdRange, Ledger, Quarantined, Record, Snapshot};
 
 use super::files::PodDirs;
 use super::{IdSpaceConfig, OpenError, claims};
@@ -53,7 +53,15 @@ pub(super) fn picture(ledger: &Ledger, dirs: &PodDirs) -> Snapshot {
         recorded_in: dirs.record_path(held.holder.pod()).display().to_string(),
         quarantined: reason(&held.holder, held.range),
     };
+    let holds = |pod: &userns::PodUid| ledger.reservations().any(|held| held.holder.pod() == pod);
+    let empty_handed = ledger.quarantined().filter(|(pod, _)| !holds(pod)).map(|(pod, reason)| Quarantined {
+        pod: pod.to_string(),
+        name: None,
+        recorded_in: dirs.record_path(pod).display().to_string(),
+        reason: reason.to_owned(),
+    });
     Snapshot {
+        quarantined: empty_handed.collect(),
         pods: ledger.reservations().map(entry).collect(),
         instances: ledger.foreign().to_vec(),
         free_blocks: ledger.free_blocks(),
