@@ -17,6 +17,8 @@ use super::setup::ReadyVolume;
 pub(crate) enum SubPathError {
     #[error("must be a relative path without `..`: `{0}`")]
     NotBelow(String),
+    #[error("{path} is, or lies behind, a link that leads out of the volume; a subPath must stay in it", path = .0.display())]
+    LeadsOut(PathBuf),
     #[error("{action} {path}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
@@ -61,6 +63,7 @@ fn open_or_make(volume: &ReadyVolume, relative: &Path) -> Result<OwnedFd, SubPat
     let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     match open_beneath(&root, path) {
         Err(rustix::io::Errno::NOENT) => make_beneath(volume, &root, relative),
+        Err(rustix::io::Errno::XDEV) => Err(SubPathError::LeadsOut(shown)),
         other => other.map_err(io_at("open", &shown)),
     }
 }
