@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::authn::Tokens;
 use crate::body::{self, RequestBody};
@@ -66,7 +67,8 @@ impl Server {
         let info = RequestInfo::parse(request.method(), request.uri());
         let gzip = response::accepts_gzip(request.headers()) && !info.is_long_running();
         let audit = uuid::Uuid::new_v4().to_string();
-        let answer = self.answer(request, &info);
+        let step = tracing::debug_span!(target: "path", "api: request", of = step_of(&info));
+        let answer = self.answer(request, &info).instrument(step);
         let answer = if info.is_long_running() {
             answer.await
         } else {
@@ -336,6 +338,12 @@ impl Call<'_> {
 }
 
 /// The answer to a write: the object, and what there is to warn of.
+/// A request in the list of steps, such as `patch pods/status`.
+fn step_of(info: &RequestInfo) -> String {
+    let slash = if info.subresource.is_empty() { "" } else { "/" };
+    format!("{} {}{slash}{}", info.verb, info.resource, info.subresource)
+}
+
 fn written(kind: &Kind, accepted: Accepted, written: Written) -> Response<ResponseBody> {
     let code = if written.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let object = view::in_form(kind, written.object, accepted.form);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 use store::{CommitError, Expect, Op};
+use tracing::Instrument as _;
 
 use crate::body::{self, Body, FieldValidation};
 use crate::cache::{Object, Table};
@@ -42,6 +43,13 @@ pub(crate) struct Written {
     pub(crate) object: Value,
     pub(crate) is_new: bool,
     pub(crate) warnings: Vec<String>,
+}
+
+/// A changed object before it is stored, and the version that it changes, if it names one.
+struct Changed {
+    object: Value,
+    version: String,
+    warnings: Vec<String>,
 }
 
 /// Who writes which part of an object.
@@ -101,6 +109,7 @@ impl<'a> Write<'a> {
 
     /// Decodes a body that holds a whole object, and completes it by the path.
     pub(crate) fn decode(&self, media: MediaType, bytes: &[u8]) -> Result<Body, Status> {
+        let _step = tracing::debug_span!(target: "path", "api: decode, default").entered();
         let root = body::type_named(self.kind.type_name)?;
         let mut decoded = body::decode(media, bytes, root, body::expected(self.kind), self.validation)?;
         self.complete(&mut decoded.object)?;
@@ -162,21 +171,28 @@ impl<'a> Write<'a> {
         if !meta::text(&object, "resourceVersion").is_empty() {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        self.fill_system_fields(&mut object);
-        admission::create(self, &mut object).await?;
-        warnings.extend((self.kind.dropped)(&object, &self.ctx()));
-        (self.kind.prepare_create)(&mut object, &self.ctx());
+        let step = tracing::debug_span!(target: "path", "api: admit, validate");
+        warnings.extend(self.admit(&mut object).instrument(step).await?);
         let name = meta::text(&object, "name").to_owned();
-        let errors = (self.kind.validate)(&object, &self.ctx());
-        if !errors.is_empty() {
-            return Err(Status::invalid(self.kind, &name, &errors));
-        }
-        warnings.extend((self.kind.warnings)(&object, None));
         let object = self.put(&name, object, Expect::Absent).await.map_err(|error| match error {
             Put::Conflict(current) => self.exists(&name, current.as_deref()),
             Put::Failed(status) => status,
         })?;
         Ok(Written { object, is_new: true, warnings })
+    }
+
+    /// Makes a new object what it must be, or refuses it.
+    async fn admit(&self, object: &mut Value) -> Result<Vec<String>, Status> {
+        self.fill_system_fields(object);
+        admission::create(self, object).await?;
+        let mut warnings = (self.kind.dropped)(object, &self.ctx());
+        (self.kind.prepare_create)(object, &self.ctx());
+        let errors = (self.kind.validate)(object, &self.ctx());
+        if !errors.is_empty() {
+            return Err(Status::invalid(self.kind, meta::text(object, "name"), &errors));
+        }
+        warnings.extend((self.kind.warnings)(object, None));
+        Ok(warnings)
     }
 
     fn exists(&self, name: &str, current: Option<&Object>) -> Status {
@@ -240,13 +256,7 @@ impl<'a> Write<'a> {
     ) -> Result<Written, Status> {
         for _ in 0..TRIES {
             let current = self.current()?;
-            let old = view::value(self.kind, &current);
-            let (new, mut warnings) = make(&old)?;
-            let version = meta::text(&new, "resourceVersion").to_owned();
-            self.check_version(&version, &current)?;
-            let object = self.prepared(new, &old, part)?;
-            admission::update(self, &old)?;
-            warnings.extend((self.kind.warnings)(&object, Some(&old)));
+            let Changed { object, version, warnings } = self.changed(part, &current, &make)?;
             match self.store_change(&current, object).await {
                 Ok(object) => return Ok(Written { object, is_new: false, warnings }),
                 Err(Put::Failed(status)) => return Err(status),
@@ -255,6 +265,23 @@ impl<'a> Write<'a> {
             }
         }
         Err(Status::server_timeout(self.kind, self.info.verb, 1))
+    }
+
+    fn changed(
+        &self,
+        part: Part,
+        current: &Object,
+        make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status>,
+    ) -> Result<Changed, Status> {
+        let _step = tracing::debug_span!(target: "path", "api: decode to validate a change").entered();
+        let old = view::value(self.kind, current);
+        let (new, mut warnings) = make(&old)?;
+        let version = meta::text(&new, "resourceVersion").to_owned();
+        self.check_version(&version, current)?;
+        let object = self.prepared(new, &old, part)?;
+        admission::update(self, &old)?;
+        warnings.extend((self.kind.warnings)(&object, Some(&old)));
+        Ok(Changed { object, version, warnings })
     }
 
     /// Changes an object by the server's own hand: no rule of the kind is asked.
@@ -384,7 +411,9 @@ impl<'a> Write<'a> {
     }
 
     async fn commit(&self, table: &Table, key: &str, expect: Expect, op: Op) -> Result<u64, Put> {
-        self.server.cache.commit(table, key, expect, op).await.map_err(|error| match error {
+        let step = tracing::debug_span!(target: "path", "api: store commit", of = self.kind.plural);
+        let commit = self.server.cache.commit(table, key, expect, op).instrument(step);
+        commit.await.map_err(|error| match error {
             CommitError::Conflict { .. } => Put::Conflict(table.get(key)),
             CommitError::Store(error) => {
                 tracing::error!(%error, key, "a write failed");

@@ -195,10 +195,13 @@ impl Node {
             pod_name: pod::LINK,
             pod_mac: side.mac(),
         };
-        self.netlink.add_veth(&veth).map_err(|error| self.veth_error(id, error))?;
+        tracing::debug_span!(target: "path", "network: veth pair")
+            .in_scope(|| self.netlink.add_veth(&veth).map_err(|error| self.veth_error(id, error)))?;
         let failed = |error| NetworkError::kernel(format!("set up `{}` in sandbox {id}", pod::LINK))(error);
-        let inside = side.apply(netns).map_err(failed)?;
+        let inside = tracing::debug_span!(target: "path", "network: Pod's side")
+            .in_scope(|| side.apply(netns).map_err(failed))?;
         self.set_port_up(id, &name, record)?;
+        let _step = tracing::debug_span!(target: "path", "network: links operational").entered();
         self.await_operational(&name).and_then(|()| inside.await_operational(pod::LINK)).map_err(failed)
     }
 

@@ -74,6 +74,7 @@ impl Core {
         if self.events.receiver_count() == 0 {
             return;
         }
+        let _step = tracing::debug_span!(target: "path", "runtime: event").entered();
         let sandbox = self.table.find_sandbox(sandbox);
         let event = ContainerEventResponse {
             container_id: id.to_owned(),

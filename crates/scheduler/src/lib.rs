@@ -16,6 +16,7 @@ use informer::{Target, Update};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use model::{Node, Pod};
 use plan::{Cluster, Decision};
@@ -74,7 +75,9 @@ impl Scheduler {
             while let Ok(update) = nodes.try_recv() {
                 self.cluster.apply_nodes(update);
             }
-            for decision in self.cluster.plan() {
+            let decisions =
+                tracing::debug_span!(target: "path", "scheduler: plan").in_scope(|| self.cluster.plan());
+            for decision in decisions {
                 self.carry_out(decision);
             }
         }
@@ -97,7 +100,8 @@ impl Scheduler {
 
 async fn bind(client: Client, pod: Pod, node: String) -> Outcome {
     let key = pod.meta.key();
-    match report::bind(&client, &pod, &node).await {
+    let step = tracing::debug_span!(target: "path", "scheduler: bind", pod = key);
+    match report::bind(&client, &pod, &node).instrument(step).await {
         Ok(()) => {
             tracing::info!(pod = key, node, "bound");
             let event = report::scheduled(&pod, &format!("Successfully assigned {key} to {node}"));

@@ -143,10 +143,17 @@ impl Writer {
             return;
         }
         let (writes, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-        match self.healthy().and_then(|()| self.transact(writes).map_err(|error| self.fail(error))) {
+        let step = tracing::debug_span!(target: "path", "store: transaction, fsync", writes = writes.len());
+        let made = step.in_scope(|| {
+            self.healthy().and_then(|()| self.transact(writes).map_err(|error| self.fail(error)))
+        });
+        drop(step);
+        match made {
             Ok((results, changes)) => {
                 self.shared.revision.store(self.revision, Ordering::Release);
-                self.show(&changes);
+                let step = tracing::debug_span!(target: "path", "store: show to watches");
+                step.in_scope(|| self.show(&changes));
+                drop(step);
                 for (answer, result) in answers.into_iter().zip(results) {
                     // A writer that no longer waits has nothing to learn.
                     answer.send(result).ok();

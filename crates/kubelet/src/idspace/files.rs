@@ -88,7 +88,7 @@ impl PodDirs {
     /// Writes the record durably: 0600, a temporary file synced and renamed, then the directory synced.
     pub(super) fn write(&self, pod: &PodUid, range: IdRange, faults: &dyn Faults) -> io::Result<()> {
         let dir = self.root.join(pod);
-        self.make_dir(&dir)?;
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir)?;
         let temporary = dir.join(TEMPORARY);
         faults.at(CrashPoint::BeforeTemporary)?;
         let mut file = create_private(&temporary)?;
@@ -98,7 +98,9 @@ impl PodDirs {
         faults.at(CrashPoint::TemporaryWritten)?;
         fs::rename(&temporary, dir.join(NAME))?;
         faults.at(CrashPoint::Renamed)?;
-        sync_dir(&dir)
+        sync_dir(&dir)?;
+        // Last: by now most filesystems have written it with the record, and this costs nothing more.
+        sync_dir(&self.root)
     }
 
     /// Removes the record; one that is not there is removed already.
@@ -119,14 +121,6 @@ impl PodDirs {
             }
         }
         Ok(())
-    }
-
-    fn make_dir(&self, dir: &Path) -> io::Result<()> {
-        if dir.is_dir() {
-            return Ok(());
-        }
-        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(dir)?;
-        sync_dir(&self.root)
     }
 
     /// Makes the Pods' directory, open for its owner alone, whoever made it before.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::status::patch::status_patch;
 
@@ -115,7 +116,9 @@ async fn send_all(
 async fn send(target: &Target, status: &PodStatus) -> Sent {
     let new = value_of(Some(status));
     let Some(patch) = status_patch(&target.uid, &target.known, &new) else { return Sent::Done(new) };
-    match target.api.patch_status(&target.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+    let step = tracing::debug_span!(target: "path", "kubelet: status patch", pod = target.uid);
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+    match target.api.patch_status(&target.name, &params, &patch).instrument(step).await {
         Ok(pod) => Sent::Done(value_of(pod.status.as_ref())),
         Err(Error::Api(answer)) if answer.code == 404 => Sent::Gone,
         // The UID does not fit, or the API finds the status itself wrong: the object tells which.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use cri::{ImageClient, RuntimeClient, v1};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+use tracing::Instrument as _;
 
 /// How long ordinary calls may take; as upstream's `runtimeRequestTimeout`.
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -53,10 +54,12 @@ fn timed<T>(message: T, deadline: Duration) -> Request<T> {
 
 /// Awaits a call and cuts it off shortly after its deadline, should the runtime not.
 async fn call<T>(
+    name: &'static str,
     deadline: Duration,
     answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Answer<T> {
-    match tokio::time::timeout(deadline + Duration::from_secs(2), answer).await {
+    let step = tracing::debug_span!(target: "path", "kubelet: CRI call", of = name);
+    match tokio::time::timeout(deadline + Duration::from_secs(2), answer.instrument(step)).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => Err(CriError {
             code: Code::DeadlineExceeded,
@@ -69,7 +72,7 @@ macro_rules! simple_calls {
     ($($(#[$doc:meta])* $client:ident.$name:ident($request:ty) -> $response:ty;)*) => {
         $($(#[$doc])*
         pub(crate) async fn $name(&self, request: $request) -> Answer<$response> {
-            call(DEADLINE, self.$client.clone().$name(timed(request, DEADLINE))).await
+            call(stringify!($name), DEADLINE, self.$client.clone().$name(timed(request, DEADLINE))).await
         })*
     };
 }
@@ -107,20 +110,32 @@ impl Cri {
             v1::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
         let mut client = self.runtime.clone();
         let answer = Box::pin(client.run_pod_sandbox(timed(request, SANDBOX_DEADLINE)));
-        Ok(call(SANDBOX_DEADLINE, answer).await?.pod_sandbox_id)
+        Ok(call("run_pod_sandbox", SANDBOX_DEADLINE, answer).await?.pod_sandbox_id)
     }
 
     /// Stops a sandbox; one that is gone is fine.
     pub(crate) async fn stop_pod_sandbox(&self, id: &str) -> Answer<()> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        absent_is_fine(call(DEADLINE, self.runtime.clone().stop_pod_sandbox(timed(request, DEADLINE))).await)
+        absent_is_fine(
+            call(
+                "stop_pod_sandbox",
+                DEADLINE,
+                self.runtime.clone().stop_pod_sandbox(timed(request, DEADLINE)),
+            )
+            .await,
+        )
     }
 
     /// Removes a stopped sandbox with its containers; one that is gone is fine.
     pub(crate) async fn remove_pod_sandbox(&self, id: &str) -> Answer<()> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         absent_is_fine(
-            call(DEADLINE, self.runtime.clone().remove_pod_sandbox(timed(request, DEADLINE))).await,
+            call(
+                "remove_pod_sandbox",
+                DEADLINE,
+                self.runtime.clone().remove_pod_sandbox(timed(request, DEADLINE)),
+            )
+            .await,
         )
     }
 
@@ -129,13 +144,23 @@ impl Cri {
         let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout };
         let deadline = DEADLINE.saturating_add(grace);
-        absent_is_fine(call(deadline, self.runtime.clone().stop_container(timed(request, deadline))).await)
+        absent_is_fine(
+            call("stop_container", deadline, self.runtime.clone().stop_container(timed(request, deadline)))
+                .await,
+        )
     }
 
     /// Removes a container; one that is gone is fine.
     pub(crate) async fn remove_container(&self, id: &str) -> Answer<()> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
-        absent_is_fine(call(DEADLINE, self.runtime.clone().remove_container(timed(request, DEADLINE))).await)
+        absent_is_fine(
+            call(
+                "remove_container",
+                DEADLINE,
+                self.runtime.clone().remove_container(timed(request, DEADLINE)),
+            )
+            .await,
+        )
     }
 
     /// Pulls an image. No deadline: the caller cancels.

@@ -96,9 +96,12 @@ fn make(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()> {
     core.config.crash.reached(CrashPoint::ContainerRecorded)?;
     let of_sandbox = sandbox.record();
     make_writable_layer(directory, &of_sandbox)?;
-    let rootfs = apply::rootfs(core, sandbox, &record)?;
-    let user = resolve_user(&record, &of_sandbox, &rootfs)?;
-    let volumes = volume::seed(core, &record)?;
+    let rootfs = tracing::debug_span!(target: "path", "runtime: create: overlay")
+        .in_scope(|| apply::rootfs(core, sandbox, &record))?;
+    let user = tracing::debug_span!(target: "path", "runtime: create: user")
+        .in_scope(|| resolve_user(&record, &of_sandbox, &rootfs))?;
+    let volumes = tracing::debug_span!(target: "path", "runtime: create: image volumes")
+        .in_scope(|| volume::seed(core, &record))?;
     core.config.crash.reached(CrashPoint::RootfsMade)?;
     *lock(&container.rootfs) = Some(rootfs);
     container.update(|record| {

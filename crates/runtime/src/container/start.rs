@@ -107,7 +107,8 @@ fn launch(
     container.update(|record| record.phase = ContainerPhase::Starting)?;
     core.config.crash.reached(CrashPoint::ContainerStarting)?;
     hand_over(core, sandbox, container)?;
-    let started = shim.start_container(&container.id)?;
+    let started = tracing::debug_span!(target: "path", "runtime: start: shim launches, execve")
+        .in_scope(|| shim.start_container(&container.id))?;
     core.config.crash.reached(CrashPoint::ContainerStarted)?;
     core.warn_once(&container.id, &started.warnings);
     Ok(started)
@@ -120,7 +121,8 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
     let resources =
         record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let devices = device::find(&record, &of_sandbox)?;
-    let directories = core.cgroups.make(&group, &resources, &devices)?;
+    let directories = tracing::debug_span!(target: "path", "runtime: start: cgroup")
+        .in_scope(|| core.cgroups.make(&group, &resources, &devices))?;
     core.config.crash.reached(CrashPoint::CgroupMade)?;
     let surroundings = plan::Surroundings {
         sandbox_files: sandbox.directory().to_owned(),
@@ -130,11 +132,14 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
     let planned = plan::plan_container(&record, &of_sandbox, &surroundings)?;
     let rootfs = take_rootfs(core, sandbox, container)?;
     let log = plan::log_path(&record, &of_sandbox);
-    let mut descriptors = apply::open(core, sandbox, &planned.sources, Some(rootfs), &log)?;
+    let mut descriptors = tracing::debug_span!(target: "path", "runtime: start: mounts, seccomp")
+        .in_scope(|| apply::open(core, sandbox, &planned.sources, Some(rootfs), &log))?;
     let mut plan = planned.plan;
     plan.cgroup =
         descriptors.push_cgroup(&directories).map_err(|error| Error::failed("pass on the cgroup", error))?;
-    sandbox.live_shim()?.create_container(&plan, &descriptors)?;
+    let shim = sandbox.live_shim()?;
+    tracing::debug_span!(target: "path", "runtime: start: plan to the shim")
+        .in_scope(|| shim.create_container(&plan, &descriptors))?;
     core.config.crash.reached(CrashPoint::ContainerCreatedInShim)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cri::v1::{ContainerEventType, PodSandboxConfig, Protocol, RunPodSandboxRequest};
 use shim::client::ShimClient;
 use shim::protocol::Namespace;
+use tracing::Instrument as _;
 
 use super::plan::{self, Wanted};
 use super::{follow, undo};
@@ -90,12 +91,15 @@ fn existing(twin: &Sandbox, asked: &Sandbox) -> Result<String> {
 async fn make(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wanted: Wanted) -> Result<()> {
     let shim = {
         let (core, sandbox) = (Arc::clone(core), Arc::clone(sandbox));
-        blocking(move || start_shim(&core, &sandbox, &wanted.plan)).await?
+        let step = tracing::debug_span!(target: "path", "runtime: sandbox: shim");
+        blocking(move || step.in_scope(|| start_shim(&core, &sandbox, &wanted.plan))).await?
     };
     core.config.crash.reached(CrashPoint::ShimSpawned)?;
-    let addresses = attach_network(core, sandbox, &shim).await?;
+    let step = tracing::debug_span!(target: "path", "runtime: sandbox: network");
+    let addresses = attach_network(core, sandbox, &shim).instrument(step).await?;
     let (core, sandbox) = (Arc::clone(core), Arc::clone(sandbox));
     blocking(move || {
+        let _step = tracing::debug_span!(target: "path", "runtime: sandbox: files, record").entered();
         core.config.crash.reached(CrashPoint::NetworkAttached)?;
         write_files(sandbox.directory(), &sandbox.record(), &addresses)?;
         core.config.crash.reached(CrashPoint::SandboxFilesWritten)?;

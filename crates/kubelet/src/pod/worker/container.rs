@@ -8,6 +8,7 @@ use cri::v1;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::prepare::make_directory;
 use super::{OwnFiles, Prepared, Worker, blocking};
@@ -141,7 +142,8 @@ impl Worker {
         let config_error = |text: &str| StartFailure::Config(text.to_owned());
         let prepared = self.prepared.clone().ok_or_else(|| config_error("the Pod is not prepared"))?;
         let sandbox = observed.ready_sandbox().ok_or_else(|| config_error("the sandbox is not ready"))?;
-        let image = Box::pin(self.ensure_image(pod, container, &prepared, abort)).await?;
+        let step = tracing::debug_span!(target: "path", "kubelet: image");
+        let image = Box::pin(self.ensure_image(pod, container, &prepared, abort).instrument(step)).await?;
         let own_ids = prepared.userns.mappings().cloned();
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
@@ -157,8 +159,10 @@ impl Worker {
             prepared,
             image,
         };
-        let planned =
-            blocking(move || request.plan()).await.map_err(|error| config_error(&error.to_string()))?;
+        let step = tracing::debug_span!(target: "path", "kubelet: plan the container");
+        let planned = blocking(move || step.in_scope(|| request.plan()))
+            .await
+            .map_err(|error| config_error(&error.to_string()))?;
         let planned = planned.map_err(StartFailure::Config)?;
         for text in planned.warnings {
             self.tell_container(pod, &container.name, Kind::Warning, "InvalidEnvironmentVariableNames", text);

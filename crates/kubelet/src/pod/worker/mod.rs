@@ -24,6 +24,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::backoff::Backoff;
 use super::observed::Observed;
@@ -98,6 +99,8 @@ pub(crate) struct Worker {
     prepared: Option<Prepared>,
     /// Volumes may have to show something new.
     is_stale: bool,
+    /// All was prepared since the last wait: passes that follow at once need no second look at it.
+    is_fresh: bool,
     is_over: bool,
     is_deleted: bool,
     is_clean: bool,
@@ -155,6 +158,7 @@ impl Worker {
             failures_in_a_row: 0,
             prepared: None,
             is_stale: true,
+            is_fresh: false,
             is_over: false,
             is_deleted: false,
             is_clean: false,
@@ -192,7 +196,9 @@ impl Worker {
     /// One look, one step, one action. `None` when nothing is left to do, ever.
     async fn pass(&mut self) -> Option<Next> {
         let desired = self.input.borrow_and_update().clone();
-        let observed = match observe_pod(&self.shared.cri, &self.uid, &self.shared.ended).await {
+        let span = tracing::debug_span!(target: "path", "kubelet: look at the runtime", pod = %self.uid);
+        let look = observe_pod(&self.shared.cri, &self.uid, &self.shared.ended).instrument(span);
+        let observed = match look.await {
             Ok(observed) => self.with_messages(&desired.pod, observed).await,
             Err(error) => {
                 tracing::warn!(pod = %self.uid, %error, "the runtime cannot be asked; it is asked again");
@@ -305,6 +311,7 @@ impl Worker {
 
     /// Waits for anything that may change what is to be done.
     async fn wait(&mut self, until: Option<Timestamp>) {
+        self.is_fresh = false;
         let now = self.shared.clock.now();
         let pause = until.map(|until| {
             Duration::try_from(until.duration_since(now)).unwrap_or_default() + Duration::from_millis(1)

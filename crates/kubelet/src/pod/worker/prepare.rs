@@ -5,6 +5,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
 use crate::event::Kind;
@@ -43,10 +44,13 @@ impl Worker {
         let (runtime_handler, userns) = self.userns(pod).await?;
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         self.shared.objects.hold(namespace, references(pod), &mut self.objects);
-        let gathered = abort.run_until_cancelled(self.objects.snapshot()).await;
+        let step = tracing::debug_span!(target: "path", "kubelet: objects");
+        let gathered = abort.run_until_cancelled(self.objects.snapshot()).instrument(step).await;
         let objects = gathered.ok_or(Problem::Aborted)?;
         let now = self.shared.clock.now();
-        let fetched = abort.run_until_cancelled(self.tokens.fetch(&self.shared.client, pod, now)).await;
+        let step = tracing::debug_span!(target: "path", "kubelet: tokens");
+        let fetch = self.tokens.fetch(&self.shared.client, pod, now);
+        let fetched = abort.run_until_cancelled(fetch).instrument(step).await;
         let tokens = fetched
             .ok_or(Problem::Aborted)?
             .map_err(|cause| Problem::Token { volume: first_token_volume(pod), cause })?;
@@ -65,10 +69,11 @@ impl Worker {
         match prepared {
             Ok(prepared) => {
                 self.prepared = Some(prepared);
+                self.is_fresh = true;
                 Ok(())
             }
             Err(problem) => {
-                self.is_stale = true;
+                (self.is_stale, self.is_fresh) = (true, false);
                 Err(problem)
             }
         }
@@ -84,7 +89,8 @@ impl Worker {
             Wish::Own => {
                 check_handler(&self.shared.runtime.borrow().handlers, &handler)?;
                 let (ids, uid) = (std::sync::Arc::clone(&self.shared.ids), self.uid.clone());
-                let mappings = blocking(move || ids.get_or_create(&uid)).await??;
+                let step = tracing::debug_span!(target: "path", "kubelet: host IDs recorded, fsync");
+                let mappings = blocking(move || step.in_scope(|| ids.get_or_create(&uid))).await??;
                 PodUserns::Own(mappings)
             }
         };
@@ -140,7 +146,9 @@ impl Setup {
     fn apply(self) -> Result<Prepared, Problem> {
         let places = self.shared.places.of(&self.uid);
         make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
-        self.shared.cgroups.apply(&self.uid, &self.pod)?;
+        tracing::debug_span!(target: "path", "kubelet: Pod cgroup")
+            .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.pod))?;
+        let _step = tracing::debug_span!(target: "path", "kubelet: volumes").entered();
         let plans = plan_volumes(PayloadInput {
             pod: &self.pod,
             objects: &self.objects,

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{Desired, Next, Worker};
 use crate::event::Kind;
@@ -25,14 +26,9 @@ impl Worker {
             return Next::Again;
         }
         let probes = self.prober.results();
-        let plan = plan_pod(PlanInput {
-            pod,
-            observed,
-            crashes: &self.crashes,
-            held: &self.held,
-            probes: &probes,
-            now,
-        });
+        let input =
+            PlanInput { pod, observed, crashes: &self.crashes, held: &self.held, probes: &probes, now };
+        let plan = tracing::debug_span!(target: "path", "kubelet: plan").in_scope(|| plan_pod(input));
         self.note_delays(pod, &plan);
         if plan.is_over {
             self.is_over = true;
@@ -41,8 +37,9 @@ impl Worker {
         }
         self.publish(pod, observed);
         let acts = plan.sandbox != SandboxPlan::Keep || !plan.start.is_empty();
-        if acts || self.must_refresh(now) {
-            match self.prepare(pod, abort).await {
+        if (acts && !self.is_fresh) || self.must_refresh(now) {
+            let step = tracing::debug_span!(target: "path", "kubelet: prepare", pod = %self.uid);
+            match self.prepare(pod, abort).instrument(step).await {
                 Ok(()) => {}
                 Err(problem) => return self.report_problem(pod, &problem),
             }
