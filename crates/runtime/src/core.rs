@@ -35,8 +35,8 @@ pub(crate) struct Core {
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
     /// What has been said once.
     pub(crate) warned: Mutex<BTreeSet<String>>,
-    /// Who waits for which exec.
-    pub(crate) execs: Mutex<HashMap<String, oneshot::Sender<Exit>>>,
+    /// Who waits for which exec of which sandbox.
+    pub(crate) execs: Mutex<HashMap<String, (String, oneshot::Sender<Exit>)>>,
     /// Verbs and followers of shims; joined at shutdown.
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -105,10 +105,23 @@ impl Core {
     }
 
     /// Registers an exec that somebody will wait for.
-    pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<Exit> {
+    pub(crate) fn expect_exec(&self, sandbox: &str, id: &str) -> oneshot::Receiver<Exit> {
         let (sender, receiver) = oneshot::channel();
-        lock(&self.execs).insert(id.to_owned(), sender);
+        lock(&self.execs).insert(id.to_owned(), (sandbox.to_owned(), sender));
         receiver
+    }
+
+    /// Tells whoever waits for the exec how it ended.
+    pub(crate) fn exec_ended(&self, id: &str, exit: Exit) {
+        if let Some((_, waiting)) = lock(&self.execs).remove(id) {
+            // Whoever waited may have given up.
+            let _ = waiting.send(exit);
+        }
+    }
+
+    /// Nobody will tell how the sandbox's execs end: whoever waits learns that.
+    pub(crate) fn lose_execs(&self, sandbox: &str) {
+        lock(&self.execs).retain(|_, (of, _)| of != sandbox);
     }
 
     /// Forgets an exec that did not start.

@@ -65,13 +65,7 @@ async fn listen(core: &Arc<Core>, sandbox: &Arc<Sandbox>, mut events: Events, ha
 fn take(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
     match event {
         Event::ContainerExited { container, exit } => container_exited(core, sandbox, &container, &exit),
-        Event::ExecExited { exec, exit, .. } => {
-            let waiting = lock(&core.execs).remove(&exec);
-            if let Some(waiting) = waiting {
-                // Whoever waited may have given up.
-                let _ = waiting.send(exit);
-            }
-        }
+        Event::ExecExited { exec, exit, .. } => core.exec_ended(&exec, exit),
     }
 }
 
@@ -100,7 +94,7 @@ pub(crate) fn container_exited(core: &Core, sandbox: &Sandbox, id: &str, exit: &
 async fn shim_ended(core: &Arc<Core>, sandbox: &Arc<Sandbox>, shim: &Arc<ShimClient>) {
     shim.reap();
     if sandbox.phase() != SandboxPhase::Ready {
-        return;
+        return core.lose_execs(&sandbox.id);
     }
     let is_alive = {
         let shim = Arc::clone(shim);
@@ -124,7 +118,8 @@ async fn shim_ended(core: &Arc<Core>, sandbox: &Arc<Sandbox>, shim: &Arc<ShimCli
 /// Ends what a dead shim left: its containers through their cgroups, with the ends it recorded where it did.
 pub(crate) fn lose_shim(core: &Arc<Core>, sandbox: &Arc<Sandbox>, pid: Option<i32>) -> Result<()> {
     sandbox.set_shim(None);
-    sandbox.update(|record| record.phase = SandboxPhase::NotReady)?;
+    // Whether the disk takes it or not, the containers end.
+    let noted = sandbox.update(|record| record.phase = SandboxPhase::NotReady);
     let recorded = exit_records(&core.shim_dir(&sandbox.id)).unwrap_or_default();
     let record = sandbox.record();
     let pid = pid.map(|pid| format!(" (PID {pid})")).unwrap_or_default();
@@ -152,6 +147,7 @@ pub(crate) fn lose_shim(core: &Arc<Core>, sandbox: &Arc<Sandbox>, pid: Option<i3
             core.announce(&container.id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
         }
     }
+    core.lose_execs(&sandbox.id);
     core.announce(&sandbox.id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
-    Ok(())
+    noted
 }

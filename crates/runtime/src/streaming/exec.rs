@@ -183,7 +183,7 @@ async fn begin(core: &Arc<Core>, container: &str, command: &[String], streams: S
     let (container, sandbox) = running(core, container)?;
     let shim = sandbox.live_shim()?;
     let id = id::new();
-    let exited = core.expect_exec(&id);
+    let exited = core.expect_exec(&sandbox.id, &id);
     let started = {
         let (core, shim, id, command) = (Arc::clone(core), Arc::clone(&shim), id.clone(), command.to_vec());
         blocking(move || launch(&core, &container, &sandbox, &shim, &Wanted { id, command, streams })).await
