@@ -122,13 +122,14 @@ fn is_in(pid: &str, instance: &str) -> bool {
     groups.lines().any(|line| line.split('/').any(|part| part == instance))
 }
 
-/// The shims of an instance.
+/// The shims of an instance, without the processes that they have made of themselves.
 pub fn shims(instance: &str) -> Vec<u32> {
-    let pids = entries(Path::new("/proc")).into_iter().filter(|pid| {
+    let is_shim = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"kakoi-shim") && is_in(pid, instance)
-    });
-    pids.filter_map(|pid| pid.parse().ok()).collect()
+        line.starts_with(b"kakoi-shim") && is_in(&pid.to_string(), instance)
+    };
+    let pids = entries(Path::new("/proc")).into_iter().filter_map(|pid| pid.parse().ok()).filter(is_shim);
+    pids.filter(|pid| stat(&pid.to_string()).is_some_and(|(_, parent)| !is_shim(&parent))).collect()
 }
 
 fn mounts(root: &Path) -> Vec<String> {

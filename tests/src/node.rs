@@ -203,6 +203,17 @@ impl Node {
         daemon.wait().expect("the daemon can be reaped");
     }
 
+    /// Waits until the daemon has ended by itself, and answers its exit code.
+    ///
+    /// # Panics
+    /// When it does not run, or not end within `limit`.
+    #[track_caller]
+    pub fn wait_daemon(&mut self, limit: Duration) -> Option<i32> {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        self.until("the daemon's end", limit, |_| daemon.try_wait().is_ok_and(|ended| ended.is_some()));
+        daemon.wait().expect("the daemon can be reaped").code()
+    }
+
     /// Stops the Pods and the daemon with `kakoi down`.
     #[track_caller]
     pub fn down(&mut self) -> Ran {

@@ -46,7 +46,9 @@ fn signal(pid: u32, signal: Signal) {
 
 /// Ends the Pod and the node; nothing may be left.
 fn end(mut node: Node) {
-    node.kubectl(&["delete", "pod", "--all", "--wait=true", "--timeout=60s"]).ok();
+    node.kubectl(&["delete", "pod", "--all", "--timeout=60s"]).ok();
+    // The API lets a Pod go before its logs and its directory are removed.
+    node.until("the Pods' files to go", SOON, |node| node.leftovers().files.is_empty());
     node.down().ok();
     assert_eq!(node.leftovers(), Leftovers::default());
     assert_eq!(node.network_leftovers(), "");
@@ -145,9 +147,7 @@ fn killed_with_three_pods_running_the_node_takes_them_over_as_they_are() {
     }
     node.apply(&pod("four"));
     node.ready(&["four"]);
-    node.kubectl(&["delete", "pod", "--all", "--wait=true", "--timeout=60s"]).ok();
-    node.down().ok();
-    assert_eq!(node.leftovers(), Leftovers::default());
+    end(node);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn down_stops_the_pods_and_up_brings_them_back_with_the_same_mapping() {
 
 #[test]
 fn thirty_pods_at_once_have_thirty_disjoint_ranges_and_run_on_them() {
-    let mut node = Node::start();
+    let node = Node::start();
     let names: Vec<String> = (0..30).map(|n| format!("p{n}")).collect();
     let all: Vec<String> = names.iter().map(|name| pod(name)).collect();
     node.apply(&all.join("---\n"));
@@ -179,9 +179,7 @@ fn thirty_pods_at_once_have_thirty_disjoint_ranges_and_run_on_them() {
         let numbers: Vec<u64> = map.split_whitespace().map(|word| word.parse().unwrap()).collect();
         assert_eq!(numbers, [0, node.first_id(name), 65_536]);
     }
-    node.kubectl(&["delete", "pod", "--all", "--timeout=60s"]).ok();
-    node.down().ok();
-    assert_eq!(node.leftovers(), Leftovers::default());
+    end(node);
 }
 
 #[test]
@@ -339,5 +337,117 @@ fn e20_with_the_gate_switched_off_a_fenced_pod_runs_on_until_it_is_deleted() {
     assert_eq!(map.split_whitespace().nth(1), Some("0"), "a new Pod has the node's IDs");
     node.kubectl(&["delete", "pod", "one", "--timeout=30s"]).ok();
     assert_eq!(processes_on(&range), BTreeSet::new());
+    end(node);
+}
+
+#[test]
+fn asked_to_end_the_daemon_does_so_whoever_is_connected_and_the_pods_run_on() {
+    let (mut node, record, before) = node_with_a_pod();
+    let mut logs = Session::logs(&node, "one");
+    logs.line("started");
+    let (mut shell, mut typed) = shell_in(&node, "one");
+    writeln!(typed, "echo I am $((40+2))").unwrap();
+    shell.line("I am 42");
+    let mut command = node.inside(Path::new("kubectl"));
+    command.args(["get", "pods", "-w", "--no-headers"]);
+    let (mut watch, _) = Session::start(command);
+    watch.line("one");
+    signal(node.daemon_pid(), Signal::TERM);
+    assert_eq!(node.wait_daemon(Duration::from_secs(10)), Some(0), "{}", node.log());
+    for session in [&mut logs, &mut shell, &mut watch] {
+        session.ended(&node);
+    }
+    node.up();
+    node.ready(&["one"]);
+    assert_eq!((node.record("one"), processes_on(&node.range("one"))), (record, before));
+    end(node);
+}
+
+#[test]
+fn a_killed_shim_takes_the_process_namespace_that_its_containers_share_with_it() {
+    let node = Node::start();
+    let pod = pod("one").replace("hostUsers: false", "hostUsers: false\n  shareProcessNamespace: true");
+    node.apply(&pod.replace(
+        "  containers:\n",
+        "  containers:\n  - { name: d, image: busybox, command: [sleep, infinity] }\n",
+    ));
+    node.ready(&["one"]);
+    let before = processes_on(&node.range("one"));
+    let mut exec = node.inside(Path::new("kubectl"));
+    exec.args(["exec", "-i", "one", "-c", "d", "--", "sh", "-c", "echo here; sleep infinity"]);
+    let (mut exec, _) = Session::start(exec);
+    exec.line("here");
+    let [shim] = shims(&node.instance())[..] else { panic!("one Pod has one shim") };
+    signal(shim, Signal::KILL);
+    assert_ne!(exec.ended(&node), Some(0));
+    node.until("the containers' end", SOON, |node| processes_on(&node.range("one")).is_disjoint(&before));
+    node.wait_for("pod/one", ".status.containerStatuses[?(@.name==\"c\")].restartCount", "1");
+    node.wait_for("pod/one", ".status.containerStatuses[?(@.name==\"d\")].restartCount", "1");
+    node.ready(&["one"]);
+    assert_eq!(node.exec("one", &["cat", "/proc/1/uid_map"]).code, 0);
+    end(node);
+}
+
+#[test]
+fn an_init_container_that_the_daemon_did_not_see_end_is_not_run_again() {
+    let mut node = Node::start();
+    let init = "  initContainers:\n  - name: i\n    image: busybox\n    command: [sh, -c, 'echo ran >> /v/runs; until [ -e /v/go ]; do sleep 0.1; done']\n    \
+                volumeMounts: [{ name: v, mountPath: /v }]\n  volumes: [{ name: v, emptyDir: {} }]\n  containers:\n";
+    let pod = pod("one").replace("  containers:\n", init);
+    node.apply(&pod.replace(
+        "image: busybox\n    command: [sh, -c, 'trap",
+        "image: busybox\n    volumeMounts: [{ name: v, mountPath: /v }]\n    command: [sh, -c, 'trap",
+    ));
+    node.wait_for("pod/one", ".status.initContainerStatuses[0].started", "true");
+    let range = node.range("one");
+    let volume = node
+        .root()
+        .join("var/lib/kubelet/pods")
+        .join(node.uid("one"))
+        .join("volumes/kubernetes.io~empty-dir/v");
+    node.until("the init container's word", SOON, |_| volume.join("runs").exists());
+    node.kill_daemon();
+    std::fs::write(volume.join("go"), "").unwrap();
+    node.until("the init container's end", SOON, |_| processes_on(&range).is_empty());
+    node.up();
+    node.ready(&["one"]);
+    assert_eq!(node.exec("one", &["cat", "/v/runs"]).ok(), "ran\n");
+    assert_eq!(container(&node, "one")["restartCount"], 0);
+    end(node);
+}
+
+#[test]
+fn after_a_restart_volumes_follow_their_objects_and_addresses_stay() {
+    let mut node = Node::start();
+    node.kubectl(&["create", "configmap", "words", "--from-literal=word=before"]).ok();
+    let volume = "  volumes: [{ name: v, configMap: { name: words } }]\n  containers:\n";
+    let serve = pod_of("one", "Always", "exec httpd -f -p 8080 -h /v").replace("  containers:\n", volume);
+    node.apply(
+        &serve
+            .replace("image: busybox\n", "image: busybox\n    volumeMounts: [{ name: v, mountPath: /v }]\n"),
+    );
+    node.ready(&["one"]);
+    let address = |node: &Node, pod: &str| {
+        node.get(&format!("pod/{pod}"))["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    let one = address(&node, "one");
+    node.kill_daemon();
+    node.up();
+    let get = r#"printf "GET /word HTTP/1.0\r\n\r\n""#;
+    let fetch = format!("exec 3<>/dev/tcp/{one}/8080; {get} >&3; tail -n 1 <&3");
+    assert_eq!(node.shell(&fetch).ok(), "before");
+    node.kubectl_with(
+        &["patch", "configmap", "words", "--type=merge", "--patch-file=/dev/stdin"],
+        r#"{"data":{"word":"after"}}"#,
+    )
+    .ok();
+    node.until("the volume to follow", SOON, |node| node.shell(&fetch).stdout == "after");
+    node.apply(&pod("two"));
+    node.ready(&["two"]);
+    assert_ne!(address(&node, "two"), one);
+    assert_eq!(address(&node, "one"), one);
+    let fetch = format!("{get} | nc {one} 8080 | tail -n 1");
+    assert_eq!(node.exec("two", &["sh", "-c", &fetch]).ok(), "after");
+    assert_eq!(container(&node, "one")["restartCount"], 0);
     end(node);
 }
