@@ -17,6 +17,9 @@ use crate::machine::{Leftovers, leftovers};
 /// Below this the tests' nodes have their roots; a directory's name begins with its test process's PID.
 const ROOTS: &str = "/var/tmp/kakoi-tests";
 
+/// What the daemon logs: all but what each of many requests says.
+const LOG: &str = "debug,path=info,h2=info,hyper=info,hyper_util=info,tower=info,rustls=info";
+
 /// How a test's node differs from any other.
 #[derive(Clone, Debug, Default)]
 pub struct NodeOptions {
@@ -75,6 +78,7 @@ pub struct Node {
     holder: Child,
     daemon: Option<Child>,
     options: NodeOptions,
+    log: String,
 }
 
 impl Node {
@@ -108,7 +112,7 @@ impl Node {
         let root = PathBuf::from(format!("{ROOTS}/{}-{number}", std::process::id()));
         fs::create_dir_all(&root).expect("the node's root can be made");
         let holder = hold_namespaces(&root, &etc_files(number, options.is_exact), options.is_exact);
-        let node = Self { root, number, holder, daemon: None, options };
+        let node = Self { root, number, holder, daemon: None, options, log: LOG.to_owned() };
         node.mirror_images();
         node
     }
@@ -168,7 +172,7 @@ impl Node {
             .args(&self.options.flags);
         let stderr = log.try_clone().expect("a descriptor can be copied");
         command.stdin(Stdio::null()).stdout(log).stderr(stderr);
-        command.env("KAKOI_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info,rustls=info");
+        command.env("KAKOI_LOG", &self.log);
         self.daemon = Some(command.spawn().expect("the daemon can be started"));
     }
 
@@ -183,6 +187,11 @@ impl Node {
     /// When it can't be written.
     pub fn configure(&self, yaml: &str) {
         fs::write(self.root.join("etc/kakoi/config.yaml"), yaml).expect("the configuration can be written");
+    }
+
+    /// Has the daemon log what this says (`KAKOI_LOG`), from its next start on.
+    pub fn set_log(&mut self, filter: &str) {
+        filter.clone_into(&mut self.log);
     }
 
     /// The daemon's PID.

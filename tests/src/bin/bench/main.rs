@@ -1,0 +1,132 @@
+//! `make bench`: the promises of SPECIFICATION.md, measured on this machine and printed beside their bounds. It judges
+//! nothing: machines are shared and noisy, and ratios within one run count for more than single times.
+
+#![expect(clippy::print_stdout, reason = "a program for people")]
+#![expect(clippy::expect_used, reason = "a measurement that fails ends with a sentence")]
+
+mod pods;
+mod recovery;
+mod runc;
+mod steps;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tests::{Node, NodeOptions};
+
+/// Starts of a node with an empty root.
+const STARTS: usize = 30;
+/// Pods whose shims are measured.
+const SHIMS: usize = 20;
+
+fn main() {
+    let measured = std::env::args().nth(1);
+    match measured.as_deref() {
+        Some("until-ready") => runtime().block_on(pods::until_ready()),
+        Some("one-by-one") => runtime().block_on(pods::one_by_one()),
+        Some("many") => runtime().block_on(pods::many()),
+        Some(other) => panic!("there is no measurement {other:?}"),
+        None => measure(),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
+}
+
+fn measure() {
+    if std::env::var_os("KAKOI_BINARY").is_none() {
+        println!("measuring target/debug/kakoi; set KAKOI_BINARY=target/release/kakoi for what users run");
+    }
+    recovery::measure();
+    measure_starts();
+    let mut node = Node::prepare(quiet());
+    node.set_log("warn,path=debug");
+    node.up();
+    node.until("idle", Duration::from_secs(5), |_| true);
+    size("daemon, idle, resident", node.daemon_pid(), "VmRSS", "60 MB");
+    let before = node.log().len();
+    inside(&node, "one-by-one");
+    steps::print(node.log().get(before..).unwrap_or_default());
+    runc::measure();
+    inside(&node, "many");
+    size("daemon, after all Pods, resident", node.daemon_pid(), "VmRSS", "none");
+    measure_shims(&node);
+}
+
+/// Log lines for the table of steps and for nobody else.
+fn quiet() -> NodeOptions {
+    NodeOptions { flags: vec!["--log-format".to_owned(), "json".to_owned()], ..NodeOptions::default() }
+}
+
+/// Runs a part of this program inside the node's namespaces.
+fn inside(node: &Node, part: &str) {
+    let program = std::env::current_exe().expect("this program has a path");
+    let status = node.inside(&program).arg(part).status().expect("it can be run inside the node");
+    assert!(status.success(), "the measurement {part} failed");
+}
+
+/// From nothing to a node that is Ready: certificates, store, network and all.
+fn measure_starts() {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut starts = Vec::new();
+    for _ in 0..STARTS {
+        let mut node = Node::prepare(quiet());
+        node.set_log("warn");
+        let mut waiter = node.inside(&program);
+        let waiter = waiter.arg("until-ready").stdout(Stdio::null()).spawn();
+        let mut waiter = waiter.expect("it can be run inside the node");
+        let begin = Instant::now();
+        node.spawn_daemon();
+        let status = waiter.wait().expect("a child can be waited for");
+        starts.push(begin.elapsed());
+        assert!(status.success(), "the node did not get Ready:\n{}", node.log());
+    }
+    report("start with an empty root to node Ready", "1 s", &mut starts);
+}
+
+fn measure_shims(node: &Node) {
+    let names: Vec<String> = (0..SHIMS).map(|n| format!("shim-{n}")).collect();
+    let manifests: Vec<String> = names.iter().map(|name| pods::pod(name, false).to_string()).collect();
+    node.apply(&manifests.join("\n---\n"));
+    node.ready(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut dirty: Vec<u64> = tests::shims(&node.instance())
+        .into_iter()
+        .map(|pid| number(&format!("/proc/{pid}/smaps_rollup"), "Private_Dirty"))
+        .collect();
+    dirty.sort_unstable();
+    let middle = dirty.get(dirty.len() / 2).copied().unwrap_or(0);
+    println!(
+        "{:<55} {middle:>8} kB median, {} kB largest of {} (bound 250 kB)",
+        "shim, private dirty",
+        dirty.last().unwrap_or(&0),
+        dirty.len()
+    );
+}
+
+/// Prints a number in kB of `/proc/PID/status`.
+fn size(what: &str, pid: u32, field: &str, bound: &str) {
+    println!("{what:<55} {:>8} kB (bound {bound})", number(&format!("/proc/{pid}/status"), field));
+}
+
+fn number(path: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Prints median and 95th percentile.
+fn report(what: &str, bound: &str, times: &mut [Duration]) {
+    println!(
+        "{what:<55} {:>8.1} ms median, {:.1} ms p95 of {} (bound {bound})",
+        percentile(times, 50),
+        percentile(times, 95),
+        times.len()
+    );
+}
+
+/// In milliseconds. Sorts.
+fn percentile(times: &mut [Duration], part: usize) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() * part / 100).copied().unwrap_or_default().as_secs_f64() * 1e3
+}
