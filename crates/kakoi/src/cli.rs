@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use api::feature::{FEATURES, FeatureInfo};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
@@ -66,6 +67,7 @@ pub(crate) struct Output {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = gates())]
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) instance: Instance,
@@ -90,6 +92,17 @@ pub(crate) struct Up {
     /// Features to turn on or off in every component at once
     #[arg(long, value_name = "A=true,…")]
     feature_gates: Option<String>,
+}
+
+/// The table of feature gates, as help shows it.
+fn gates() -> String {
+    let row = |gate: &FeatureInfo| {
+        let (stage, default) = (gate.stage.as_str(), gate.default);
+        format!("\n  {}={default} ({stage} since {})\n          {}", gate.name, gate.since, gate.docs)
+    };
+    std::iter::once("Feature gates, with their defaults:".to_owned())
+        .chain(FEATURES.iter().map(row))
+        .collect()
 }
 
 impl Up {
@@ -184,6 +197,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_the_gates() {
+        let help = Cli::command().find_subcommand_mut("up").unwrap().render_help().to_string();
+        for gate in FEATURES {
+            assert!(help.contains(gate.name), "{help}");
+        }
     }
 
     #[test]

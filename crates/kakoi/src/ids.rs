@@ -16,10 +16,23 @@ use crate::places::Places;
 pub(crate) enum IdsError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("can't read the ID space: {0}")]
-    Open(#[from] OpenError),
+    #[error("can't read the ID space: {cause}{}", remedy(.cause))]
+    Open {
+        #[from]
+        cause: OpenError,
+    },
     #[error("can't print as JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+/// The Pods' directories are open to root alone.
+fn remedy(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Io { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            "; use `sudo kakoi …`"
+        }
+        _ => "",
+    }
 }
 
 /// The ID space's places and settings.

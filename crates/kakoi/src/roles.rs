@@ -15,6 +15,7 @@ use kube::Client;
 use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, VolumeProbe};
 use runtime::Runtime;
 use sys::mount::BindError;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,7 +54,7 @@ pub(crate) enum KubeletError {
 pub(crate) fn kubelet_config(
     places: &Places,
     config: &Config,
-    address: IpAddr,
+    (address, listener): (IpAddr, TcpListener),
     (api, runtime): (&ApiServer, &Runtime),
 ) -> Result<KubeletConfig, KubeletError> {
     let name = &config.node_name;
@@ -74,7 +75,7 @@ pub(crate) fn kubelet_config(
         kubelet_dir: places.kubelet(),
         pod_logs_dir: places.pod_logs(),
         cgroup_root: format!("/{}", places.instance()),
-        listen: config.kubelet_listen,
+        listener,
         tls: ServerTls {
             certificate: serving.certificate_pem.clone().into_bytes(),
             key: serving.key_pem.clone().into_bytes(),

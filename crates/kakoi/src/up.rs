@@ -8,8 +8,10 @@ use std::sync::Arc;
 use apiserver::{ApiServer, ApiServerConfig};
 use image::ImageStore;
 use kubelet::KubeletConfig;
+use kubelet::idspace::OpenError;
 use network::PodNetwork;
 use runtime::Runtime;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +22,7 @@ use crate::node::{self, NodeError, SERVICE};
 use crate::notify::notify;
 use crate::places::Places;
 use crate::roles::{self, KubeletError};
-use crate::{machine, output, signal};
+use crate::{ids, machine, output, signal};
 
 /// Why a node can't run.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,8 @@ pub(crate) enum UpError {
     Cri(#[from] cri::BindError),
     #[error(transparent)]
     Kubelet(#[from] KubeletError),
+    #[error("can't give Pods host IDs: {0}")]
+    Ids(#[from] OpenError),
     #[error("can't wait for signals: {0}")]
     Signals(#[from] std::io::Error),
 }
@@ -51,7 +55,8 @@ pub(crate) async fn up(places: &Places, command: &cli::Up) -> Result<(), UpError
     }
     let ended = signal::ended()?;
     let shutdown = CancellationToken::new();
-    let (parts, kubelet) = Parts::start(places, &config, &shutdown).await?;
+    let listener = refuse_early(places, &config).await?;
+    let (parts, kubelet) = Parts::start(places, &config, listener, &shutdown).await?;
     output::note(format!("export KUBECONFIG={}", places.admin_kubeconfig().display()));
     notify("READY=1");
     let mut kubelet = pin!(kubelet::run(kubelet, None, shutdown.clone()));
@@ -70,6 +75,12 @@ pub(crate) async fn up(places: &Places, command: &cli::Up) -> Result<(), UpError
     Ok(result.map_err(KubeletError::from)?)
 }
 
+/// Finds what would stop the kubelet's start before anything is made on the machine: nothing needs to be undone then.
+async fn refuse_early(places: &Places, config: &Config) -> Result<TcpListener, UpError> {
+    kubelet::idspace::inspect(&ids::space(places, config))?;
+    Ok(kubelet::listen(config.kubelet_listen).await.map_err(KubeletError::from)?)
+}
+
 /// What runs.
 #[derive(Debug)]
 struct Parts {
@@ -83,6 +94,7 @@ impl Parts {
     async fn start(
         places: &Places,
         config: &Config,
+        listener: TcpListener,
         shutdown: &CancellationToken,
     ) -> Result<(Self, KubeletConfig), UpError> {
         let gateway = config.pod_cidr.gateway();
@@ -96,7 +108,7 @@ impl Parts {
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
         roles::start_controllers(&api, &tasks, shutdown);
-        let kubelet = roles::kubelet_config(places, config, address, (&api, &runtime))?;
+        let kubelet = roles::kubelet_config(places, config, (address, listener), (&api, &runtime))?;
         Ok((Self { api, images, runtime, tasks }, kubelet))
     }
 

@@ -1,12 +1,12 @@
 //! What the node agent is started with.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
+use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
@@ -41,8 +41,8 @@ pub struct KubeletConfig {
     pub pod_logs_dir: PathBuf,
     /// The instance's cgroup, e.g. `/kakoi`.
     pub cgroup_root: String,
-    /// Where the HTTPS server listens; port 0 picks one.
-    pub listen: SocketAddr,
+    /// The HTTPS server's listener, from [`listen`](crate::listen).
+    pub listener: TcpListener,
     /// The HTTPS server's certificates.
     pub tls: ServerTls,
     /// Where Pods reach the API.

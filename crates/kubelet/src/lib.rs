@@ -32,7 +32,7 @@ pub use config::KubeletConfig;
 pub use env::ApiService;
 pub use logs::rotate::LogLimits;
 pub use pod::dns::ClusterDns;
-pub use run::{RunError, run};
+pub use run::{RunError, listen, run};
 pub use server::auth::{ServerTls, TlsError};
 pub use uid::{BadPodUid, PodUid};
 pub use volume::setup::VolumeProbe;

@@ -45,7 +45,19 @@ pub enum RunError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The HTTPS server cannot listen.
-    #[error("listen on {address} for the kubelet's HTTPS server: {source}; is another kubelet running?")]
+    #[error(
+        "the kubelet cannot listen on {address}: port {} is in use by another program; stop that program or choose \
+         another port with --kubelet-port", .address.port()
+    )]
+    PortInUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The HTTPS server cannot listen for another reason.
+    #[error(
+        "the kubelet cannot listen on {address}: {source}; choose another address with --bind-address or another \
+         port with --kubelet-port"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -73,18 +85,27 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let tls = server_config(&config.tls)?;
-    let address = config.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-    let address = listener.local_addr()?;
     let cri = Cri::new(config.cri.clone());
     let Some((info, live)) = first_look(&cri, &shutdown).await else { return Ok(()) };
     let ids_config = config.ids.clone();
     let (ids, findings) = tokio::task::spawn_blocking(move || IdSpace::open(ids_config, &live)).await??;
     let ids = Arc::new(ids);
-    let parts = Parts::new(config, cri, info, Arc::clone(&ids), &findings)?;
-    let port = Port { listener, address, tls };
+    let (parts, listener) = Parts::new(config, cri, info, Arc::clone(&ids), &findings)?;
+    let port = Port { address: listener.local_addr()?, listener, tls };
     parts.run(port, ids, ready, shutdown).await;
     Ok(())
+}
+
+/// Takes the address of the kubelet's HTTPS server; port 0 picks one. Apart from [`run`], so that a port in use is said
+/// before anything is made.
+///
+/// # Errors
+/// [`RunError::PortInUse`] or [`RunError::Listen`].
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => RunError::PortInUse { address },
+        _ => RunError::Listen { address, source },
+    })
 }
 
 /// What the runtime says of itself and which sandboxes it has; asked until it answers.
@@ -158,7 +179,7 @@ impl Parts {
         info: RuntimeInfo,
         ids: Arc<IdSpace>,
         findings: &[Finding],
-    ) -> Result<Self, RunError> {
+    ) -> Result<(Self, TcpListener), RunError> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let (runtime, runtime_info) = watch::channel(info);
@@ -208,7 +229,7 @@ impl Parts {
             kubelet_dir: config.kubelet_dir,
             machine,
         };
-        Ok(Self { shared, runtime, rotator, settings, events: Box::pin(events) })
+        Ok((Self { shared, runtime, rotator, settings, events: Box::pin(events) }, config.listener))
     }
 
     async fn run(

@@ -140,7 +140,10 @@ pub enum PoolError {
         gids: IdRange,
     },
     /// The range does not consist of whole blocks of its own.
-    #[error("the subordinate range of the user `kubelet`: {what} {value} {rule} ({ids_per_pod} IDs per Pod)")]
+    #[error(
+        "the subordinate range of the user `kubelet`: {what} {value} {rule} ({ids_per_pod} IDs per Pod); correct its \
+         lines in /etc/subuid and /etc/subgid"
+    )]
     Range {
         /// Which number.
         what: &'static str,

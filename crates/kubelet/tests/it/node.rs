@@ -78,7 +78,8 @@ impl Node {
         let (incoming, channel) = cri::in_memory();
         let stop = self.shutdown.child_token();
         let serving = cri::serve(self.script.clone(), self.script.clone(), incoming, stop.clone());
-        let config = self.config(channel);
+        let listener = kubelet::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let config = self.config(channel, listener);
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let token = stop.clone();
         let task = tokio::spawn(async move {
@@ -98,7 +99,7 @@ impl Node {
         }
     }
 
-    fn config(&self, channel: tonic::transport::Channel) -> KubeletConfig {
+    fn config(&self, channel: tonic::transport::Channel, listener: tokio::net::TcpListener) -> KubeletConfig {
         let server = self.server.as_ref().unwrap();
         let serving = server
             .issue_serving_certificate(
@@ -119,7 +120,7 @@ impl Node {
             kubelet_dir: self.kubelet_dir(),
             pod_logs_dir: self.directory.path().join("logs"),
             cgroup_root: self.cgroup.clone(),
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listener,
             tls: ServerTls {
                 certificate: serving.certificate_pem.clone().into_bytes(),
                 key: serving.key_pem.clone().into_bytes(),
