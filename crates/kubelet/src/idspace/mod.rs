@@ -105,7 +105,7 @@ pub enum IdSpaceError {
         why: String,
     },
     /// A file operation failed.
-    #[error("user namespace of the Pod {pod}: can't {what}: {cause}")]
+    #[error("user namespace of the Pod {pod}: can't {what}: {cause}{}", remedy(.cause))]
     Io {
         /// The Pod.
         pod: PodUid,
@@ -331,6 +331,16 @@ impl IdSpace {
         }
         state.ledger.release(pod);
         Ok(())
+    }
+}
+
+/// What helps against an error that has a remedy.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull => {
+            "; free space on the disk of the kubelet's directory, then it is tried again"
+        }
+        _ => "",
     }
 }
 

@@ -25,6 +25,8 @@ const PARALLEL_PULLS: usize = 4;
 pub(crate) struct LocalImage {
     pub(crate) spec: v1::ImageSpec,
     pub(crate) user: ImageUser,
+    /// Bytes.
+    pub(crate) size: u64,
 }
 
 /// Why the image is not there; `until` is when it is worth trying again.
@@ -94,12 +96,13 @@ impl Puller {
             v1::ImageSpec { image: image.clone(), user_specified_image: image.clone(), ..Default::default() };
         let policy = input.container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let present = self.look_up(&spec).await.map_err(|error| {
-            (input.tell)(
-                Kind::Warning,
-                "InspectFailed",
-                format!("Failed to inspect image {image:?}: {error}"),
-            );
-            failure("ImageInspectError", format!("Failed to inspect image {image:?}: {error}"), None)
+            let (reason, tried) = match error.code {
+                Code::InvalidArgument => ("InvalidImageName", "apply default image tag"),
+                _ => ("ImageInspectError", "inspect image"),
+            };
+            let text = format!("Failed to {tried} {image:?}: {error}");
+            (input.tell)(Kind::Warning, "InspectFailed", text.clone());
+            failure(reason, text, None)
         })?;
         match present {
             Some(found) if policy != "Always" => {
@@ -124,6 +127,7 @@ impl Puller {
             Err(error) => return Err(error),
         };
         Ok(found.map(|image| LocalImage {
+            size: image.size,
             spec: v1::ImageSpec { image: image.id, ..spec.clone() },
             user: ImageUser { uid: image.uid.map(|uid| uid.value), name: image.username },
         }))
@@ -158,7 +162,10 @@ impl Puller {
                 let now = self.clock.now();
                 let (own, all) = (now.duration_since(begun), now.duration_since(asked));
                 let (own, all) = (seconds(own), seconds(all));
-                let text = format!("Successfully pulled image {image:?} in {own} ({all} including waiting).");
+                let size = found.size;
+                let text = format!(
+                    "Successfully pulled image {image:?} in {own} ({all} including waiting). Image size: {size} bytes."
+                );
                 (input.tell)(Kind::Normal, "Pulled", text);
                 Ok(found)
             }
@@ -202,7 +209,7 @@ impl Puller {
         match failures.backoff.check(key, *failed_at, self.clock.now()) {
             Verdict::Go => None,
             Verdict::Wait { until, .. } => {
-                let text = format!("Back-off pulling image {:?}: ErrImagePull: {message}", key.image);
+                let text = format!("Back-off pulling image {:?}: {message}", key.image);
                 Some(failure("ImagePullBackOff", text, Some(until)))
             }
         }
@@ -216,12 +223,12 @@ impl Puller {
             Verdict::Wait { until, .. } => Some(until),
             Verdict::Go => None,
         };
-        failures.last.insert(key, (now, error.message.clone()));
         let reason = match error.code {
             Code::InvalidArgument => "InvalidImageName",
             Code::Unavailable => "RegistryUnavailable",
             _ => "ErrImagePull",
         };
+        failures.last.insert(key, (now, format!("{reason}: {}", error.message)));
         failure(reason, error.message.clone(), until)
     }
 

@@ -32,6 +32,9 @@ impl ImageService for ImageServer {
         let request = request.into_inner();
         let name = name(request.image)?;
         let found = self.0.config.images.resolve(&name);
+        if let (None, Err(error)) = (&found, name.parse::<image::Reference>()) {
+            return Err(Error::Invalid(error.to_string()).into());
+        }
         let mut info = BTreeMap::new();
         if let Some(record) = found.as_ref().filter(|_| request.verbose) {
             let detail =

@@ -34,7 +34,9 @@ impl ContainerStatuses {
 
 /// Plans the statuses: init containers in the spec's order, the others by name.
 pub(crate) fn plan_container_statuses(input: StatusInput<'_>) -> ContainerStatuses {
-    let Some(spec) = &input.pod.spec else { return ContainerStatuses::default() };
+    let Some(spec) = input.pod.spec.as_ref().filter(|_| !is_rejected(input)) else {
+        return ContainerStatuses::default();
+    };
     let init_list = spec.init_containers.as_deref().unwrap_or_default();
     let init_before = input.previous.init_container_statuses.as_deref().unwrap_or_default();
     let main_before = input.previous.container_statuses.as_deref().unwrap_or_default();
@@ -49,6 +51,16 @@ pub(crate) fn plan_container_statuses(input: StatusInput<'_>) -> ContainerStatus
     let mut statuses = ContainerStatuses { init: init.collect(), main: main.collect() };
     statuses.main.sort_by(|a, b| a.name.cmp(&b.name));
     statuses
+}
+
+/// Refused before anything was made for it: as with upstream, it has no container to speak of, and `kubectl get` shows
+/// the Pod's own reason.
+fn is_rejected(input: StatusInput<'_>) -> bool {
+    let nothing = |statuses: &Option<Vec<ContainerStatus>>| statuses.as_ref().is_none_or(Vec::is_empty);
+    input.failure.is_some()
+        && input.observed.containers.is_empty()
+        && nothing(&input.previous.container_statuses)
+        && nothing(&input.previous.init_container_statuses)
 }
 
 fn find<'a>(list: &'a [ContainerStatus], container: &Container) -> Option<&'a ContainerStatus> {

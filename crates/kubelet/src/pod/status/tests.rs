@@ -13,6 +13,7 @@ struct Case {
     observed: Observed,
     waiting: BTreeMap<String, Waiting>,
     probes: Results,
+    failure: Option<Failure>,
     has_ended: bool,
 }
 
@@ -22,8 +23,8 @@ impl Case {
             |names: &[&str]| names.iter().map(|name| json!({"name": name, "image": "i"})).collect::<Vec<_>>();
         let pod = serde_json::from_value(json!({"metadata": {"name": "p", "generation": 2},
             "spec": {"restartPolicy": policy, "initContainers": list(init), "containers": list(main)}}));
-        let (previous, observed, waiting, probes) = Default::default();
-        Self { pod: pod.unwrap(), previous, observed, waiting, probes, has_ended: false }
+        let (previous, observed, waiting, probes, failure) = Default::default();
+        Self { pod: pod.unwrap(), previous, observed, waiting, probes, failure, has_ended: false }
     }
 
     fn with(mut self, containers: Vec<ContainerRecord>) -> Self {
@@ -45,7 +46,7 @@ impl Case {
             probes: &self.probes,
             runtime: "kakoi",
             host_ips: &["192.0.2.1".into()],
-            failure: None,
+            failure: self.failure.as_ref(),
             has_ended: self.has_ended,
             now: at(100),
         })
@@ -189,6 +190,21 @@ fn transition_times_stay_until_the_status_changes() {
     assert_eq!(condition(&status, "Ready").last_transition_time, Some(api_time(at(1))));
     assert_eq!(condition(&status, "PodReadyToStartContainers").last_transition_time, Some(api_time(at(100))));
     assert_eq!(condition(&status, "example.com/gate").status, "True", "others' conditions stay");
+}
+
+#[test]
+fn a_pod_that_the_node_rejects_has_no_container_statuses() {
+    let mut case = Case::new("Always", &["i"], &["a"]);
+    case.observed = Observed::new(vec![], vec![]);
+    case.failure =
+        Some(Failure { reason: "SysctlForbidden".into(), message: "Pod was rejected: …".into() });
+    case.has_ended = true;
+    let status = case.status();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("SysctlForbidden"))
+    );
+    assert_eq!((status.container_statuses, status.init_container_statuses), (None, None));
 }
 
 #[test]

@@ -31,7 +31,7 @@ const AFTER_HOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a container whose configuration is wrong waits, unless what it refers to changes.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
-/// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
+/// How long `ErrImagePull` or `RegistryUnavailable` is shown before it becomes `ImagePullBackOff`.
 const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(1);
 
 /// Why a container did not start.
@@ -94,7 +94,8 @@ impl Worker {
         let (waiting, until, has_record) = match failure {
             StartFailure::Aborted => return true,
             StartFailure::Image(failure) => {
-                let is_new = failure.waiting.reason == "ErrImagePull";
+                let is_new =
+                    matches!(failure.waiting.reason.as_str(), "ErrImagePull" | "RegistryUnavailable");
                 let soon = now.saturating_add(SHOW_PULL_ERROR).ok();
                 (failure.waiting, if is_new { soon } else { failure.until.or(later) }, false)
             }
