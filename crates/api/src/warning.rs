@@ -193,9 +193,12 @@ fn ids_outside_the_range(pod: &Value, out: &mut Vec<String>) {
         return;
     }
     let mut check = |path: Path, context: Option<&Value>| {
-        for name in ["runAsUser", "runAsGroup", "fsGroup"] {
-            if let Some(id) = context.and_then(|c| c.int(name)).filter(|id| *id >= IDS_PER_POD) {
-                let path = path.child(name);
+        let Some(context) = context else { return };
+        let groups = context.list("supplementalGroups").iter().enumerate();
+        let groups = groups.map(|(i, group)| (path.child("supplementalGroups").index(i), group.as_i64()));
+        let single = ["runAsUser", "runAsGroup", "fsGroup"].map(|name| (path.child(name), context.int(name)));
+        for (path, id) in single.into_iter().chain(groups) {
+            if let Some(id) = id.filter(|id| *id >= IDS_PER_POD) {
                 out.push(format!("{path}: {id} is outside the IDs 0-{} that a Pod with `hostUsers: false` has on a node with the default `idsPerPod`", IDS_PER_POD - 1));
             }
         }
