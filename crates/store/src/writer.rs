@@ -21,6 +21,8 @@ use crate::{
 pub(crate) const REVISIONS_AHEAD: u64 = 1000;
 /// The most writes of one transaction.
 const GROUP: usize = 256;
+/// What a client is told of a write that the disk refused; the store takes no others until it is opened anew.
+const CANNOT_WRITE: &str = "could not write (when its disk is full: free space, then start kakoi again)";
 /// Log rows removed in one transaction, so that writes do not wait long for a compaction.
 const COMPACT_ROWS: usize = 4096;
 
@@ -161,7 +163,7 @@ impl Writer {
             }
             Err(source) => {
                 for answer in answers {
-                    let error = StoreError::Engine { action: "could not write", source: source.clone() };
+                    let error = StoreError::Engine { action: CANNOT_WRITE, source: source.clone() };
                     answer.send(Err(error.into())).ok();
                 }
             }
