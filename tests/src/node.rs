@@ -15,7 +15,10 @@ use crate::images::{image_mirror, project};
 use crate::machine::{Leftovers, leftovers};
 
 /// Below this the tests' nodes have their roots; a directory's name begins with its test process's PID.
-const ROOTS: &str = "/var/tmp/kakoi-tests";
+/// `KAKOI_TEST_ROOTS` names another place: on a disk that is nearly full (less than 10 % free) a node takes no Pods.
+fn roots() -> PathBuf {
+    std::env::var_os("KAKOI_TEST_ROOTS").map_or_else(|| "/var/tmp/kakoi-tests".into(), PathBuf::from)
+}
 
 /// What the daemon logs: all but what each of many requests says.
 const LOG: &str = "debug,path=info,h2=info,hyper=info,hyper_util=info,tower=info,rustls=info";
@@ -109,7 +112,7 @@ impl Node {
         assert!(rustix::process::geteuid().is_root(), "these tests make namespaces and need root");
         remove_abandoned();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("{ROOTS}/{}-{number}", std::process::id()));
+        let root = roots().join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&root).expect("the node's root can be made");
         let holder = hold_namespaces(&root, &etc_files(number, options.is_exact), options.is_exact);
         let node = Self { root, number, holder, daemon: None, options, log: LOG.to_owned() };
@@ -501,7 +504,7 @@ fn hold_namespaces(root: &Path, files: &[(&str, String)], is_exact: bool) -> Chi
 
 /// Takes down what killed test runs have left behind.
 fn remove_abandoned() {
-    for entry in fs::read_dir(ROOTS).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(roots()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let alive = name.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
         if !alive {
