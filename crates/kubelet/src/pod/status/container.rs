@@ -219,12 +219,27 @@ fn without_record(
             let restart_count = before.restart_count.saturating_add(1);
             ContainerStatus { last_state: Some(ended(unknown_end(text))), restart_count, ..fresh }
         }
-        _ if input.has_ended && !is_init => {
+        _ if input.has_ended && !is_init && has_initialized(input) => {
             let text = "The container could not be located when the pod was terminated";
             ContainerStatus { state: Some(ended(unknown_end(text))), ..fresh }
         }
         _ => fresh,
     }
+}
+
+/// Whether the main containers' turn had come: without it they have not been lost, they still wait.
+fn has_initialized(input: StatusInput<'_>) -> bool {
+    let steps = input.pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let Some(last) = steps.last() else { return true };
+    let began = |status: &ContainerStatus| {
+        let is_running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        is_running || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+    };
+    input.previous.container_statuses.iter().flatten().any(began)
+        || input.observed.latest(&last.name).is_some_and(|record| match record.stage {
+            Stage::Exited => record.exit_code == 0,
+            _ => is_sidecar(last),
+        })
 }
 
 fn is_deleted(pod: &Pod) -> bool {

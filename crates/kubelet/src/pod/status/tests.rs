@@ -193,6 +193,18 @@ fn transition_times_stay_until_the_status_changes() {
 }
 
 #[test]
+fn a_failed_init_container_leaves_the_others_waiting() {
+    let mut case = Case::new("Never", &["i"], &["a"]).with(vec![container("i", 0, Stage::Exited, 1)]);
+    case.previous = case.status();
+    case.has_ended = true;
+    let status = case.status();
+    assert_eq!(
+        (status.phase.as_deref(), waiting_reason(first(&status))),
+        (Some("Failed"), Some("PodInitializing"))
+    );
+}
+
+#[test]
 fn a_pod_that_the_node_rejects_has_no_container_statuses() {
     let mut case = Case::new("Always", &["i"], &["a"]);
     case.observed = Observed::new(vec![], vec![]);
