@@ -51,12 +51,16 @@ pub(crate) async fn down(places: &Places, grace: Duration) -> Result<(), DownErr
     stop_pods(places, &config, grace).await
 }
 
-/// Asks the daemon to end and waits until it has.
+/// Asks the daemon to end and waits until it has; one that is gone has.
 async fn end(pid: u32) -> io::Result<()> {
     let raw =
         i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such PID"))?;
-    let daemon = pidfd_open(raw, PidfdFlags::empty())?;
-    pidfd_send_signal(&daemon, Signal::TERM)?;
+    let asked = pidfd_open(raw, PidfdFlags::empty())
+        .and_then(|daemon| pidfd_send_signal(&daemon, Signal::TERM).map(|()| daemon));
+    let daemon = match asked {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        asked => asked?,
+    };
     // A pidfd becomes readable when its process has ended.
     let waited = tokio::task::spawn_blocking(move || poll(&mut [PollFd::new(&daemon, PollFlags::IN)], None));
     waited.await.map_err(io::Error::other)??;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -33,29 +34,48 @@ pub(crate) fn require_root() -> Result<(), LockError> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(LockError::NotRoot) }
 }
 
+/// How long a daemon that has been killed may take to let go of its root: its memory is taken down first, and a child
+/// that it was just starting holds the lock until it runs its program.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Takes the root, or says who has it.
 pub(crate) fn take(root: &Path, run: &Path) -> Result<InstanceLock, LockError> {
+    take_within(root, run, PATIENCE)
+}
+
+fn take_within(root: &Path, run: &Path, patience: Duration) -> Result<InstanceLock, LockError> {
     let path = path(run);
     let io = |cause| LockError::Io { path: path.clone(), cause };
     fs::create_dir_all(run).map_err(io)?;
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(io)?;
-            if !is_dying(pid.trim()) {
-                return Err(LockError::Held { root: root.to_owned(), pid: pid.trim().to_owned() });
-            }
-            // Its memory is being taken down; the lock goes with its last descriptor.
-            flock(&file, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
+    let deadline = Instant::now() + patience;
+    while !try_lock(&file).map_err(io)? {
+        let pid = read_pid(&mut file).map_err(io)?;
+        if !is_dying(&pid) || Instant::now() >= deadline {
+            return Err(LockError::Held { root: root.to_owned(), pid });
         }
-        Err(e) => return Err(io(e.into())),
+        // Waiting for the lock itself would have no end if another daemon takes it first.
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
     Ok(InstanceLock(file))
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn read_pid(file: &mut File) -> io::Result<String> {
+    let mut pid = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut pid)?;
+    Ok(pid.trim().to_owned())
 }
 
 /// Whether a process has been killed or has ended and is only not gone yet: a daemon started right after `kill -9`
@@ -104,5 +124,31 @@ mod tests {
         assert_eq!(holder(dir.path()), Some(std::process::id()));
         drop(lock);
         take(Path::new("/r"), dir.path()).unwrap();
+    }
+    /// A lock that is held by somebody who is not the PID in it.
+    fn held_by_nobody(dir: &Path) -> File {
+        let mut file = File::create(path(dir)).unwrap();
+        assert!(try_lock(&file).unwrap());
+        writeln!(file, "4194305").unwrap();
+        file
+    }
+
+    #[test]
+    fn what_a_dead_daemon_leaves_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = held_by_nobody(dir.path());
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| take(Path::new("/r"), dir.path()).is_ok());
+            drop(left);
+            assert!(taken.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn the_wait_for_a_dead_daemon_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let _left = held_by_nobody(dir.path());
+        let taken = take_within(Path::new("/r"), dir.path(), Duration::from_millis(50));
+        assert!(matches!(taken, Err(LockError::Held { .. })));
     }
 }
