@@ -449,3 +449,36 @@ fn a_pods_description_tells_all_of_it() {
         "Normal Started pod/described Started container c"
     );
 }
+
+#[test]
+fn a_nodes_description_tells_all_of_it() {
+    let node = node();
+    run(&node, &pod("counted", "sleep infinity"));
+    let text = described(&node.kubectl(&["describe", "node", "node"]).ok(), &[]);
+    for line in [
+        "Roles: control-plane",
+        "Taints: <none>",
+        "Unschedulable: false",
+        "  InternalIP: 192.0.2.10",
+        "  Hostname: node",
+        "  pods: 110",
+        "  Operating System: linux",
+        "Non-terminated Pods: (",
+        "Allocated resources:",
+    ] {
+        assert!(text.contains(line), "{line} is missing in:\n{text}");
+    }
+    for reason in
+        ["KubeletHasSufficientMemory", "KubeletHasNoDiskPressure", "KubeletHasSufficientPID", "KubeletReady"]
+    {
+        assert!(text.contains(reason), "{reason} is missing in:\n{text}");
+    }
+    for (field, value) in
+        [("Kubelet Version:", "v1.36."), ("Container Runtime Version:", "kakoi://"), ("PodCIDR:", "/24")]
+    {
+        let line = text.lines().find(|line| line.trim_start().starts_with(field)).unwrap();
+        assert!(line.contains(value), "{line}");
+    }
+    let listed = text.lines().find(|line| line.trim_start().starts_with("default counted ")).unwrap();
+    assert!(listed.contains("0 (0%) 0 (0%) 0 (0%) 0 (0%)"), "{listed}");
+}
