@@ -1,6 +1,6 @@
 //! User-namespace ID mappings: the triples, translating through them, writing them, and namespaces made only to carry one.
 
-use crate::process::{self, CLONE_NEWUSER, CloneOptions, Fork};
+use crate::process::{self, CLONE_NEWUSER, Child, CloneOptions, Fork};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -82,18 +82,31 @@ pub fn write_maps(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> io::Resul
 /// # Errors
 /// The kernel's answer; see [`explain_namespace_error`].
 pub fn namespace_with(uids: &[IdMapping], gids: &[IdMapping]) -> io::Result<OwnedFd> {
-    // SAFETY: the child only sleeps in a system call until it is killed.
+    let child = start_sleeper()?;
+    let made = write_maps(child.pid, uids, gids)
+        .and_then(|()| std::fs::File::open(format!("/proc/{}/ns/user", child.pid)));
+    child.kill()?;
+    child.wait()?;
+    Ok(made?.into())
+}
+
+/// A process in a new user namespace that does nothing. It ends with the thread that made it: it has copies of all
+/// descriptors, locks among them, which must not outlive a program that is killed.
+fn start_sleeper() -> io::Result<Child> {
+    let parent = rustix::process::getpid();
+    // SAFETY: the child makes system calls only, until it is killed.
     match unsafe { process::fork(CloneOptions { flags: CLONE_NEWUSER, cgroup: None }) }? {
-        Fork::Child => loop {
-            // SAFETY: no arguments, no memory.
-            unsafe { libc::pause() };
-        },
-        Fork::Parent(child) => {
-            let made = write_maps(child.pid, uids, gids)
-                .and_then(|()| std::fs::File::open(format!("/proc/{}/ns/user", child.pid)));
-            child.kill()?;
-            child.wait()?;
-            Ok(made?.into())
+        Fork::Parent(child) => Ok(child),
+        Fork::Child => {
+            let bound = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            // The parent may have died before.
+            if bound.is_err() || rustix::process::getppid() != Some(parent) {
+                process::exit_now(1);
+            }
+            loop {
+                // SAFETY: no arguments, no memory.
+                unsafe { libc::pause() };
+            }
         }
     }
 }
@@ -170,6 +183,27 @@ mod tests {
         let first = namespaces.get(&[BLOCK], &[BLOCK]).expect("needs root");
         let second = namespaces.get(&[BLOCK], &[BLOCK]).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn the_process_that_holds_a_new_namespace_ends_with_its_maker() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let make = || {
+            let child = start_sleeper().expect("needs root");
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            let stat = format!("/proc/{}/stat", child.pid);
+            while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+                assert!(std::time::Instant::now() < deadline, "it does not go to sleep");
+                std::thread::yield_now();
+            }
+            child
+        };
+        let child = std::thread::spawn(make).join().unwrap();
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&limit));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(ended, Ok(1), "it would hold the program's locks for ever");
     }
 
     #[test]
