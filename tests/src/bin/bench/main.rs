@@ -12,6 +12,7 @@ mod steps;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tests::{Node, NodeOptions};
 
 /// Starts of a node with an empty root.
@@ -20,13 +21,12 @@ const STARTS: usize = 30;
 const SHIMS: usize = 20;
 
 fn main() {
-    let measured = std::env::args().nth(1);
-    match measured.as_deref() {
-        Some("until-ready") => runtime().block_on(pods::until_ready()),
-        Some("one-by-one") => runtime().block_on(pods::one_by_one()),
-        Some("many") => runtime().block_on(pods::many()),
-        Some(other) => panic!("there is no measurement {other:?}"),
-        None => measure(),
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    match parts.first().map(String::as_str) {
+        Some("inside-until-ready") => runtime().block_on(pods::until_ready()),
+        Some("inside-path") => runtime().block_on(pods::one_by_one()),
+        Some("inside-many") => runtime().block_on(pods::many()),
+        _ => measure(&parts),
     }
 }
 
@@ -34,24 +34,36 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
 }
 
-fn measure() {
+/// Measures these parts, or all: `recovery`, `starts`, `path`, `many`, `shims`.
+fn measure(parts: &[String]) {
+    let is_asked = |part: &str| parts.is_empty() || parts.iter().any(|asked| asked == part);
     if std::env::var_os("KAKOI_BINARY").is_none() {
         println!("measuring target/debug/kakoi; set KAKOI_BINARY=target/release/kakoi for what users run");
     }
-    recovery::measure();
-    measure_starts();
+    if is_asked("recovery") {
+        recovery::measure();
+    }
+    if is_asked("starts") {
+        measure_starts();
+    }
     let mut node = Node::prepare(quiet());
     node.set_log("warn,path=debug");
     node.up();
     node.until("idle", Duration::from_secs(5), |_| true);
     size("daemon, idle, resident", node.daemon_pid(), "VmRSS", "60 MB");
-    let before = node.log().len();
-    inside(&node, "one-by-one");
-    steps::print(node.log().get(before..).unwrap_or_default());
-    runc::measure();
-    inside(&node, "many");
-    size("daemon, after all Pods, resident", node.daemon_pid(), "VmRSS", "none");
-    measure_shims(&node);
+    if is_asked("path") {
+        let before = node.log().len();
+        inside(&node, "inside-path");
+        steps::print(node.log().get(before..).unwrap_or_default());
+        runc::measure();
+    }
+    if is_asked("many") {
+        inside(&node, "inside-many");
+        size("daemon, after all Pods, resident", node.daemon_pid(), "VmRSS", "none");
+    }
+    if is_asked("shims") {
+        measure_shims(&node);
+    }
 }
 
 /// Log lines for the table of steps and for nobody else.
@@ -74,7 +86,7 @@ fn measure_starts() {
         let mut node = Node::prepare(quiet());
         node.set_log("warn");
         let mut waiter = node.inside(&program);
-        let waiter = waiter.arg("until-ready").stdout(Stdio::null()).spawn();
+        let waiter = waiter.arg("inside-until-ready").stdout(Stdio::null()).spawn();
         let mut waiter = waiter.expect("it can be run inside the node");
         let begin = Instant::now();
         node.spawn_daemon();
@@ -86,9 +98,9 @@ fn measure_starts() {
 }
 
 fn measure_shims(node: &Node) {
-    let names: Vec<String> = (0..SHIMS).map(|n| format!("shim-{n}")).collect();
-    let manifests: Vec<String> = names.iter().map(|name| pods::pod(name, false).to_string()).collect();
-    node.apply(&manifests.join("\n---\n"));
+    let names: Vec<String> = (1..=SHIMS).map(|n| format!("shim-{n}")).collect();
+    let items: Vec<Value> = names.iter().map(|name| pods::pod(name, false)).collect();
+    node.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
     node.ready(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut dirty: Vec<u64> = tests::shims(&node.instance())
         .into_iter()
