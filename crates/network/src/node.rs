@@ -5,12 +5,14 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::address::Pool;
 use crate::error::{First, NetworkError};
 use crate::firewall::Passage;
 use crate::forwarding::Forwarding;
+use crate::guard::Guard;
 use crate::link::{Link, Veth};
 use crate::netlink::Netlink;
 use crate::nft::Nft;
@@ -18,7 +20,7 @@ use crate::pod::{self, PodSide, mac_of};
 use crate::port::PortMapping;
 use crate::record::{Record, Records, check_identifier};
 use crate::ruleset::RulesPlan;
-use crate::{NetworkConfig, alias, from_alias, host_link};
+use crate::{NetworkConfig, alias, from_alias, host_link, nfnetlink};
 
 /// The MTU when no default route names an uplink.
 const DEFAULT_MTU: u32 = 1500;
@@ -32,6 +34,9 @@ pub(crate) struct Node {
     mtu: u32,
     rules: RulesPlan,
     passage: Passage,
+    guard: Guard,
+    /// Whether the guard's table is in the kernel: not every kernel has nftables for bridges.
+    is_guarded: AtomicBool,
     forwarding: Forwarding,
     nft: Nft,
     records: Records,
@@ -57,6 +62,7 @@ impl Node {
             api: config.api,
         };
         let passage = Passage { bridge: config.bridge.clone(), table: config.table.clone(), api_port };
+        let guard = Guard { table: config.table.clone() };
         let forwarding = Forwarding::new(&config.machine_dir, &config.instance);
         let mtu = check_routes(&netlink, &config)?;
         let records = Records::open(&config.state_dir)?;
@@ -67,8 +73,22 @@ impl Node {
         let pool = Pool::new(config.pod_cidr, taken, records.cursor());
         let state = Mutex::new(State { pool, sandboxes });
         let (nft, busy) = (Nft::default(), Mutex::default());
-        let node =
-            Self { config, netlink, bridge, mtu, rules, passage, forwarding, nft, records, state, busy };
+        let is_guarded = AtomicBool::new(false);
+        let node = Self {
+            config,
+            netlink,
+            bridge,
+            mtu,
+            rules,
+            passage,
+            guard,
+            is_guarded,
+            forwarding,
+            nft,
+            records,
+            state,
+            busy,
+        };
         node.forwarding.acquire()?;
         node.apply_rules()?;
         Ok(node)
@@ -128,7 +148,9 @@ impl Node {
             first.note(self.remove_link(link));
         }
         let foreign = first.note(self.passage.list());
-        first.note(self.nft.apply(self.rules.removal() + &self.passage.plan_remove(&foreign)));
+        let guard = if self.is_guarded() { self.guard.removal() } else { String::new() };
+        let removal = self.rules.removal() + &guard + &self.passage.plan_remove(&foreign);
+        first.note(self.nft.apply(removal));
         self.state().sandboxes.clear();
         first.note(self.forwarding.release());
         first.note(self.records.remove_all());
@@ -173,6 +195,7 @@ impl Node {
         if !record.ports.is_empty() {
             self.open_ports(record)?;
         }
+        self.permit(&name, record.address)?;
         let side = PodSide {
             address: record.address,
             prefix: self.config.pod_cidr.prefix(),
@@ -226,6 +249,21 @@ impl Node {
         }
     }
 
+    /// Lets a bridge port speak with its Pod's address; when the table is gone, puts all of it back.
+    fn permit(&self, link: &str, address: Ipv4Addr) -> Result<(), NetworkError> {
+        if !self.is_guarded() {
+            return Ok(());
+        }
+        match nfnetlink::add(&self.guard.elements_of(link, address)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.apply_rules(),
+            other => other.map_err(NetworkError::kernel(format!("open the bridge to the link {link}"))),
+        }
+    }
+
+    fn is_guarded(&self) -> bool {
+        self.is_guarded.load(Ordering::Relaxed)
+    }
+
     fn veth_error(&self, id: &str, error: std::io::Error) -> NetworkError {
         let (sandbox, bridge) = (id.to_owned(), self.config.bridge.clone());
         if error.raw_os_error() == Some(rustix::io::Errno::XFULL.raw_os_error()) {
@@ -242,8 +280,13 @@ impl Node {
     }
 
     fn disconnect(&self, id: &str) -> Result<(), NetworkError> {
-        self.remove_link(&host_link(&self.config.bridge, id))?;
+        let name = host_link(&self.config.bridge, id);
+        self.remove_link(&name)?;
         let Some(record) = self.without_ports(id) else { return self.records.remove(id) };
+        let elements = self.guard.elements_of(&name, record.address);
+        nfnetlink::delete(&elements)
+            .map_err(NetworkError::kernel(format!("close the bridge to sandbox {id}")))
+            .inspect_err(|_| self.put_back(id, &record))?;
         if !record.ports.is_empty() {
             self.close_ports(&record).inspect_err(|_| self.put_back(id, &record))?;
         }
@@ -306,11 +349,27 @@ impl Node {
         }
         // Under the lock, so that no port opened meanwhile is lost with the former table.
         let state = self.state();
-        let pods = state
+        let ports = state
             .sandboxes
             .values()
             .flat_map(|record| record.ports.iter().map(|port| (record.address, port)));
-        self.nft.apply(self.rules.whole(pods) + &passages)
+        let rules = self.rules.whole(ports) + &passages;
+        let link_of = |id: &String| host_link(&self.config.bridge, id);
+        let pods: Vec<_> = state.sandboxes.iter().map(|(id, record)| (link_of(id), record.address)).collect();
+        self.apply_guarded(&rules, &self.guard.whole(&pods))
+    }
+
+    /// Applies the rules with the guard, or without it where the kernel has no nftables for bridges.
+    fn apply_guarded(&self, rules: &str, guard: &str) -> Result<(), NetworkError> {
+        let guarded = self.nft.apply(format!("{rules}{guard}"));
+        self.is_guarded.store(guarded.is_ok(), Ordering::Relaxed);
+        let Err(refusal @ NetworkError::NftRefused { .. }) = guarded else { return guarded };
+        self.nft.apply(rules.to_owned()).inspect(|()| {
+            tracing::warn!(
+                error = %refusal,
+                "Pods of this node can take each other's addresses; load the kernel module `nf_tables` for bridges (CONFIG_NF_TABLES_BRIDGE)"
+            );
+        })
     }
 
     fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {

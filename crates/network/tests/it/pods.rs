@@ -105,10 +105,58 @@ fn a_pod_cannot_speak_with_a_foreign_address_nor_to_the_nodes_loopback() {
     });
 }
 
+#[test]
+fn a_pod_cannot_take_another_pods_address() {
+    let world = World::new();
+    let (thief, victim, other) = (Netns::new(), Netns::new(), Netns::new());
+    world.on_node(async || {
+        let network = PodNetwork::open(world.config()).await.unwrap();
+        attach(&network, "thief", &thief, &[]).await;
+        let address = attach(&network, "victim", &victim, &[]).await;
+        attach(&network, "other", &other, &[]).await;
+        let _server = victim.serve("0.0.0.0:80");
+        let _trap = thief.serve("0.0.0.0:80");
+        let answer = other.ask(address, 80, PATIENCE).unwrap();
+        // The thief has the victim's address, and the MAC that goes with it, and says so to all.
+        let steal = format!(
+            "mac=$(printf '0a:58:%02x:%02x:%02x:%02x' {}); ip link set eth0 down; ip link set eth0 address $mac; \
+             ip addr add {address}/16 dev eth0; ip link set eth0 up; ip route replace default via {GATEWAY} src {address}",
+            address.octets().map(|octet| octet.to_string()).join(" ")
+        );
+        victim.shell("ip link set eth0 down");
+        thief.shell(&steal);
+        assert_eq!(thief.ask(NODE, 80, REFUSED), None, "nothing listens there");
+        assert_eq!(other.ask(address, 80, REFUSED), None, "the thief cannot answer for the victim");
+        world.node.shell("ip neigh flush all");
+        assert_eq!(world.node.ask(address, 80, REFUSED), None, "nor to the node");
+        shell("nft flush chain bridge kakoi guard");
+        assert_eq!(other.ask(address, 80, PATIENCE), Some(answer), "it is the guard that stops it");
+    });
+}
+
+#[test]
+fn a_guard_that_was_flushed_comes_back_with_the_next_pod() {
+    let world = World::new();
+    let (one, two) = (Netns::new(), Netns::new());
+    world.on_node(async || {
+        let network = PodNetwork::open(world.config()).await.unwrap();
+        attach(&network, "one", &one, &[]).await;
+        shell("nft flush ruleset");
+        let address = attach(&network, "two", &two, &[]).await;
+        let _server = two.serve("0.0.0.0:80");
+        assert!(one.ask(address, 80, PATIENCE).is_some());
+        let pods = shell("nft list set bridge kakoi pods");
+        assert!(pods.contains("10.85.0.2") && pods.contains("10.85.0.3"), "{pods}");
+        network.detach("one").await.unwrap();
+        let pods = shell("nft list set bridge kakoi pods");
+        assert!(!pods.contains("10.85.0.2") && pods.contains("10.85.0.3"), "{pods}");
+    });
+}
+
 /// Shows that what was refused is refused by the guard and not by an accident of the test.
 async fn unguarded(check: impl AsyncFnOnce()) {
-    let rules = shell("nft list chain ip kakoi guard");
-    shell("nft flush chain ip kakoi guard");
+    let rules = shell("nft list chain ip kakoi guard; nft list chain bridge kakoi guard");
+    shell("nft flush chain ip kakoi guard; nft flush chain bridge kakoi guard");
     check().await;
     shell(&format!("nft -f - <<'RULES'\n{rules}\nRULES"));
 }
