@@ -322,6 +322,26 @@ fn down_works_without_a_daemon() {
 }
 
 #[test]
+fn down_needs_none_of_ups_flags() {
+    let flags = vec!["--pod-cidr=10.240.7.0/24".to_owned()];
+    let mut node = Node::prepare(NodeOptions { flags, ..NodeOptions::default() });
+    // Why one gives another range: the machine's own network has the usual one.
+    node.shell(
+        "ip link add office type dummy && ip addr add 10.208.0.1/12 dev office && ip link set office up",
+    )
+    .ok();
+    node.up();
+    node.apply(&pod("one"));
+    node.ready(&["one"]);
+    let pod = node.get("pod/one");
+    let address = pod["status"]["podIP"].as_str().unwrap_or_default();
+    assert!(address.starts_with("10.240.7."), "{address}");
+    node.down().ok();
+    node.shell("ip link del office").ok();
+    assert_eq!(node.network_leftovers(), "");
+}
+
+#[test]
 fn e20_with_the_gate_switched_off_a_fenced_pod_runs_on_until_it_is_deleted() {
     let (mut node, record, before) = node_with_a_pod();
     let range = node.range("one");

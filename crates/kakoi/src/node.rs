@@ -1,7 +1,10 @@
 //! The parts of a node that `up`, `down` and `runtime` share: images, Pod network, container runtime.
 
 use std::borrow::Cow;
+use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::{ImageStore, ImageStoreConfig, StoreError};
@@ -24,6 +27,24 @@ pub(crate) enum NodeError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Runtime(#[from] runtime::StartError),
+    #[error("can't note the Pods' range in {}: {cause}", .path.display())]
+    Range { path: PathBuf, cause: io::Error },
+}
+
+/// Where `up` notes the Pods' range for `down`, which is not given `up`'s flags.
+fn range_note(places: &Places) -> PathBuf {
+    places.run().join("pod-cidr")
+}
+
+/// Notes the Pods' range of a node that starts.
+pub(crate) fn note_range(places: &Places, cidr: Cidr) -> Result<(), NodeError> {
+    let path = range_note(places);
+    fs::write(&path, format!("{cidr}\n")).map_err(|cause| NodeError::Range { path, cause })
+}
+
+/// The range of the node that runs or ran last; `None` after a reboot, when there is nothing to take down either.
+pub(crate) fn noted_range(places: &Places) -> Option<Cidr> {
+    fs::read_to_string(range_note(places)).ok()?.trim().parse().ok()
 }
 
 /// Opens the instance's images.

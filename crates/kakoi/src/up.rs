@@ -140,5 +140,6 @@ async fn start_api(
 }
 
 async fn open_network(places: &Places, config: &Config, api: &ApiServer) -> Result<PodNetwork, NodeError> {
+    node::note_range(places, config.pod_cidr)?;
     Ok(node::open_network(places, config.pod_cidr, Some(api.address().port())).await?)
 }
