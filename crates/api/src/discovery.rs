@@ -198,7 +198,29 @@ mod tests {
         let names: Vec<&str> = group_versions().iter().map(|(g, _)| *g).collect();
         assert_eq!(
             names,
-            ["", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io"]
+            [
+                "",
+                "apiregistration.k8s.io",
+                "apps",
+                "events.k8s.io",
+                "authentication.k8s.io",
+                "authorization.k8s.io",
+                "autoscaling",
+                "batch",
+                "certificates.k8s.io",
+                "networking.k8s.io",
+                "policy",
+                "rbac.authorization.k8s.io",
+                "storage.k8s.io",
+                "admissionregistration.k8s.io",
+                "apiextensions.k8s.io",
+                "scheduling.k8s.io",
+                "coordination.k8s.io",
+                "node.k8s.io",
+                "discovery.k8s.io",
+                "resource.k8s.io",
+                "flowcontrol.apiserver.k8s.io"
+            ]
         );
         assert!(group_document("coordination.k8s.io").is_some());
         assert!(group_document("").is_none());
@@ -216,10 +238,10 @@ mod tests {
         assert_eq!(pods["responseKind"], json!({"group": "", "version": "v1", "kind": "Pod"}));
         assert_eq!(pods["scope"], "Namespaced");
         assert_eq!(
-            pods["subresources"][2]["responseKind"],
+            pods["subresources"][3]["responseKind"],
             json!({"group": "policy", "version": "v1", "kind": "Eviction"})
         );
-        assert_eq!(aggregated_groups()["items"][0]["metadata"]["name"], "events.k8s.io");
+        assert_eq!(aggregated_groups()["items"][1]["metadata"]["name"], "apps");
     }
 
     #[test]

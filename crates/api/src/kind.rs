@@ -1,11 +1,13 @@
 //! The kinds that the API serves: one row each, with what is the kind's own as plain functions over JSON.
 //! Everything that is the same for all kinds (decoding, storing, patching, watching) is elsewhere and asks this table.
 
+mod autoscaling;
 mod config;
 pub mod event;
 pub mod namespace;
 mod node;
 pub mod pod;
+pub(crate) mod strategy;
 mod table;
 
 use jiff::Timestamp;
@@ -41,6 +43,17 @@ pub struct Subresource {
     pub type_name: &'static str,
 }
 
+/// Where `/scale` finds its numbers in an object: JSON pointers.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// The number that is wished for; writing `/scale` writes it.
+    pub wanted: &'static str,
+    /// The number that there is.
+    pub current: &'static str,
+    /// The selector of what is counted.
+    pub selector: &'static str,
+}
+
 /// What becomes of an object that is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grace {
@@ -55,6 +68,7 @@ pub type FieldReader = fn(&Value) -> String;
 
 /// A kind of object: its names, and the functions that make it what it is.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of the row")]
 pub struct Kind {
     /// The API group; empty for the core group.
     pub group: &'static str,
@@ -80,9 +94,15 @@ pub struct Kind {
     pub type_name: &'static str,
     /// Whether there is a `status` that only `/status` writes.
     pub has_status: bool,
+    /// How `/scale` shows the object, for kinds that have that subresource.
+    pub scale: Option<Scale>,
     /// The directory of the store that holds the objects; empty for kinds that are never stored (reviews, bindings).
     /// Two kinds with the same directory are two views of the same objects.
     pub store_prefix: &'static str,
+    /// Whether `PUT` makes an object that isn't there.
+    pub creates_on_update: bool,
+    /// Whether an update must say which resource version it changes.
+    pub needs_version: bool,
     /// Defaults that the schema table cannot say.
     pub default: fn(&mut Value),
     /// Texts for `Warning` headers about what `prepare_create` will drop from a new object.
@@ -187,6 +207,27 @@ mod tests {
             assert!(kind.subresources.is_sorted_by_key(|s| s.name), "{}", kind.plural);
             assert!(seen.insert((kind.group, kind.version, kind.plural)));
             assert_eq!(kind.has_status, kind.subresource("status").is_some(), "{}", kind.plural);
+        }
+    }
+
+    #[test]
+    fn all_resources_of_kubernetes_are_served() {
+        assert_eq!(kinds().len(), 68);
+        assert_eq!(kinds().iter().map(|k| k.subresources.len()).sum::<usize>(), 45);
+    }
+
+    #[test]
+    fn every_row_names_its_type() {
+        for kind in kinds() {
+            let ty =
+                crate::schema::type_named(kind.type_name).unwrap_or_else(|| panic!("{}", kind.type_name));
+            let own = ty.kind.unwrap();
+            assert_eq!((own.group, own.version, own.kind), (kind.group, kind.version, kind.kind));
+            for sub in kind.subresources.iter().filter(|sub| !sub.type_name.is_empty()) {
+                assert!(crate::schema::type_named(sub.type_name).is_some(), "{}/{}", kind.plural, sub.name);
+            }
+            assert_eq!(kind.scale.is_some(), kind.subresource("scale").is_some(), "{}", kind.plural);
+            assert_eq!(kind.has_status, kind.is_stored() && ty.field("status").is_some(), "{}", kind.plural);
         }
     }
 

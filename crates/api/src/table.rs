@@ -1,8 +1,15 @@
 //! `meta.k8s.io/v1` Tables: what `kubectl get` prints. The server makes every cell; `kubectl` only aligns them.
 
+pub(crate) mod authority;
+pub(crate) mod device;
+pub(crate) mod extension;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod small;
+pub(crate) mod storage;
+mod text;
+pub(crate) mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -50,6 +57,11 @@ impl Column {
     /// A column of whole numbers.
     pub const fn integer(name: &'static str, description: &'static str) -> Self {
         Self { name, type_: "integer", format: "", description, priority: 0 }
+    }
+
+    /// A column of truth values.
+    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+        Self { name, type_: "boolean", format: "", description, priority: 0 }
     }
 
     fn to_value(self) -> Value {

@@ -11,6 +11,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod cache;
+mod component;
 mod delete;
 mod document;
 mod file;

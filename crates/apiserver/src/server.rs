@@ -30,7 +30,7 @@ use crate::response::{self, Accepted, Offer, ResponseBody, negotiate};
 use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
-use crate::{authz, delete, document, health, list, patch, review, subresource, view};
+use crate::{authz, component, delete, document, health, list, patch, review, subresource, view};
 
 /// How long a request may take whose length is not the client's choice; upstream's default.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -132,10 +132,14 @@ impl Call<'_> {
         if !info.subresource.is_empty() {
             return self.subresource(kind, request).await;
         }
-        if !kind.is_stored() {
+        if !kind.is_stored() && info.verb == "create" {
             return self.answer_only(kind, request).await;
         }
         let accepted = negotiate(request.headers(), info.query.get("includeObject"), Offer::All)?;
+        if !kind.is_stored() {
+            let bytes = component::answer(self.server, kind, info, accepted.form)?;
+            return Ok(response::json_bytes(StatusCode::OK, accepted, bytes));
+        }
         match info.verb {
             "get" => self.get(kind, accepted),
             "list" => {

@@ -239,7 +239,7 @@ impl<'a> Write<'a> {
             });
         }
         let is_missing = self.table()?.get(&self.key(&self.info.name)).is_none();
-        if is_missing && part == Part::Main && may_create_on_update(self.kind) {
+        if is_missing && part == Part::Main && self.kind.creates_on_update {
             let mut object = object;
             meta::set(&mut object, "resourceVersion", None);
             return self.create_named(object, warnings).await;
@@ -306,7 +306,7 @@ impl<'a> Write<'a> {
             Ok(version) if version == current.revision() => Ok(()),
             Ok(version) if version > 0 => Err(Status::modified(self.kind, &self.info.name)),
             _ if !version.is_empty() && version != "0" => Err(self.invalid_version(version)),
-            _ if needs_version(self.kind) => {
+            _ if self.kind.needs_version => {
                 let mut errors = FieldErrors::new();
                 let path = Path::new("metadata").child("resourceVersion");
                 errors.invalid(&path, 0, "must be specified for an update");
@@ -446,16 +446,6 @@ fn is_finished(kind: &Kind, object: &Value) -> bool {
         && meta::texts(object, "finalizers").is_empty()
         && matches!(meta::number(object, "deletionGracePeriodSeconds"), None | Some(0))
         && !has_spec_finalizers
-}
-
-/// Whether `PUT` makes an object that isn't there.
-fn may_create_on_update(kind: &Kind) -> bool {
-    matches!(kind.kind, "Lease" | "Event")
-}
-
-/// Whether an update must say which version it changes.
-fn needs_version(kind: &Kind) -> bool {
-    kind.kind == "Lease"
 }
 
 /// Refuses unknown values of `dryRun` and `fieldValidation`.

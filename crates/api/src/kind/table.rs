@@ -1,20 +1,31 @@
-//! The table of kinds. A kind adds a row here, and a module only where it has rules of its own.
+//! The table of kinds. A kind adds a row in one of the modules below, and functions only where it has rules of its own.
+
+mod apps;
+mod authority;
+mod core;
+mod extension;
+mod networking;
+mod node;
+mod storage;
+
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::{Ctx, Grace, Kind, Subresource, config, event, namespace, node, pod};
-use crate::admission;
-use crate::table::{self, small};
-use crate::validation::{self as rules, FieldErrors, object};
-use crate::warning;
+use super::{Grace, Kind, Scale, Subresource, strategy};
+use crate::table;
+use crate::validation::{FieldErrors, object};
 
 const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
-const STATUS: &[&str] = &["get", "patch", "update"];
+/// The verbs of a subresource that is a part of its object.
+const PART: &[&str] = &["get", "patch", "update"];
 const STREAM: &[&str] = &["create", "get"];
+/// HTTP methods of a proxied request, as verbs.
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 const V1: (&str, &str) = ("", "v1");
+const AUTOSCALING_V1: (&str, &str) = ("autoscaling", "v1");
 
 fn same(_: &mut Value) {}
 
@@ -32,14 +43,17 @@ const PLAIN: Kind = Kind {
     subresources: &[],
     type_name: "",
     has_status: false,
+    scale: None,
     store_prefix: "",
+    creates_on_update: false,
+    needs_version: false,
     default: same,
     dropped: |_, _| Vec::new(),
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
     prepare_status: |_, _, _| {},
-    validate: |_: &Value, _: &Ctx| FieldErrors::new(),
-    validate_update: |_, _, _| FieldErrors::new(),
+    validate: object::metadata_only,
+    validate_update: object::metadata_only_update,
     validate_status: |_, _, _| FieldErrors::new(),
     warnings: |_, _| Vec::new(),
     grace: |_, _| Grace::None,
@@ -51,8 +65,57 @@ const PLAIN: Kind = Kind {
     from_stored: same,
 };
 
+/// A kind that lives outside namespaces.
+const CLUSTER: Kind = Kind {
+    namespaced: false,
+    validate: object::cluster_metadata_only,
+    validate_update: object::cluster_metadata_only_update,
+    ..PLAIN
+};
+
+const fn counted(kind: &Kind) -> Kind {
+    Kind { prepare_create: strategy::count_create, prepare_update: strategy::count_update, ..*kind }
+}
+
+const fn with_status(kind: &Kind) -> Kind {
+    Kind {
+        has_status: true,
+        prepare_create: strategy::status_create,
+        prepare_update: strategy::status_update,
+        prepare_status: strategy::status_only,
+        validate_status: object::metadata_update,
+        ..*kind
+    }
+}
+
+const fn controlled(kind: &Kind) -> Kind {
+    Kind {
+        prepare_create: strategy::controlled_create,
+        prepare_update: strategy::controlled_update,
+        ..with_status(kind)
+    }
+}
+
+/// A kind that counts the changes of its wishes in `metadata.generation`.
+const COUNTED: Kind = counted(&PLAIN);
+const CLUSTER_COUNTED: Kind = counted(&CLUSTER);
+
+/// A kind with a status that only `/status` writes.
+const STATUS: Kind = with_status(&PLAIN);
+const CLUSTER_STATUS: Kind = with_status(&CLUSTER);
+
+/// A kind with a status and a generation.
+const CONTROLLED: Kind = controlled(&PLAIN);
+const CLUSTER_CONTROLLED: Kind = controlled(&CLUSTER);
+
 /// A kind that is asked and answered, never stored.
-const REVIEW: Kind = Kind { verbs: CREATE, namespaced: false, ..PLAIN };
+const REVIEW: Kind = Kind {
+    verbs: CREATE,
+    namespaced: false,
+    validate: |_, _| FieldErrors::new(),
+    validate_update: |_, _, _| FieldErrors::new(),
+    ..PLAIN
+};
 
 const fn sub(
     name: &'static str,
@@ -63,247 +126,52 @@ const fn sub(
     Subresource { name, kind, group_version: None, verbs, type_name }
 }
 
-static KINDS: &[Kind] = &[
-    Kind {
-        kind: "Binding",
-        plural: "bindings",
-        singular: "binding",
-        verbs: CREATE,
-        type_name: "core.v1.Binding",
-        validate: object::binding,
-        ..PLAIN
-    },
-    Kind {
-        kind: "ConfigMap",
-        plural: "configmaps",
-        singular: "configmap",
-        short_names: &["cm"],
-        type_name: "core.v1.ConfigMap",
-        store_prefix: "configmaps",
-        columns: small::CONFIG_MAP,
-        row: small::config_map,
-        validate: object::config_map,
-        validate_update: object::config_map_update,
-        ..PLAIN
-    },
-    Kind {
-        kind: "Event",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        type_name: "core.v1.Event",
-        store_prefix: "events",
-        columns: small::EVENT,
-        row: small::event,
-        validate: rules::event::event,
-        validate_update: rules::event::event_update,
-        selectable_fields: event::SELECTABLE,
-        ..PLAIN
-    },
-    Kind {
-        kind: "Namespace",
-        plural: "namespaces",
-        singular: "namespace",
-        short_names: &["ns"],
-        namespaced: false,
-        verbs: NO_COLLECTION,
-        subresources: &[
-            sub("finalize", "Namespace", &["update"], "core.v1.Namespace"),
-            sub("status", "Namespace", STATUS, "core.v1.Namespace"),
-        ],
-        type_name: "core.v1.Namespace",
-        has_status: true,
-        store_prefix: "namespaces",
-        columns: small::NAMESPACE,
-        row: small::namespace,
-        validate: object::namespace,
-        validate_update: object::namespace_update,
-        validate_status: object::namespace_status,
-        default: namespace::default,
-        prepare_create: namespace::prepare_create,
-        prepare_update: namespace::prepare_update,
-        prepare_status: namespace::prepare_status,
-        selectable_fields: namespace::SELECTABLE,
-        ..PLAIN
-    },
-    Kind {
-        kind: "Node",
-        plural: "nodes",
-        singular: "node",
-        short_names: &["no"],
-        namespaced: false,
-        subresources: &[sub("status", "Node", STATUS, "core.v1.Node")],
-        type_name: "core.v1.Node",
-        has_status: true,
-        store_prefix: "minions",
-        columns: table::node::COLUMNS,
-        row: table::node::row,
-        validate: object::node,
-        validate_update: object::node_update,
-        validate_status: object::node_update,
-        prepare_update: node::prepare_update,
-        prepare_status: node::prepare_status,
-        selectable_fields: node::SELECTABLE,
-        ..PLAIN
-    },
-    Kind {
-        kind: "Pod",
-        plural: "pods",
-        singular: "pod",
-        short_names: &["po"],
-        categories: &["all"],
-        subresources: POD_SUBRESOURCES,
-        type_name: "core.v1.Pod",
-        has_status: true,
-        store_prefix: "pods",
-        columns: table::pod::COLUMNS,
-        row: table::pod::row,
-        validate: rules::pod::pod,
-        validate_update: rules::pod_update::pod_update,
-        validate_status: rules::pod_update::pod_status_update,
-        row_conditions: table::pod::row_conditions,
-        default: pod::default,
-        dropped: |pod, ctx| admission::dropped_field_warnings(pod, ctx.gates),
-        prepare_create: pod::prepare_create,
-        prepare_update: pod::prepare_update,
-        prepare_status: pod::prepare_status,
-        warnings: warning::pod,
-        grace: pod::grace,
-        selectable_fields: pod::SELECTABLE,
-        ..PLAIN
-    },
-    Kind {
-        kind: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        type_name: "core.v1.Secret",
-        store_prefix: "secrets",
-        columns: small::SECRET,
-        row: small::secret,
-        validate: object::secret,
-        validate_update: object::secret_update,
-        default: config::default_secret,
-        selectable_fields: config::SECRET_SELECTABLE,
-        ..PLAIN
-    },
-    Kind {
-        kind: "ServiceAccount",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
-        short_names: &["sa"],
-        subresources: &[Subresource {
-            name: "token",
-            kind: "TokenRequest",
-            group_version: Some(("authentication.k8s.io", "v1")),
-            verbs: CREATE,
-            type_name: "authentication.v1.TokenRequest",
-        }],
-        type_name: "core.v1.ServiceAccount",
-        store_prefix: "serviceaccounts",
-        columns: small::NAME_AGE,
-        row: small::name_age,
-        validate: object::metadata_only,
-        validate_update: object::metadata_only_update,
-        ..PLAIN
-    },
-    Kind {
-        group: "events.k8s.io",
-        kind: "Event",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        type_name: "events.v1.Event",
-        store_prefix: "events",
-        columns: small::EVENT,
-        row: event::view_row,
-        validate: rules::event::event_view,
-        validate_update: rules::event::event_view_update,
-        selectable_fields: event::VIEW_SELECTABLE,
-        to_stored: event::to_stored,
-        from_stored: event::from_stored,
-        ..PLAIN
-    },
-    Kind {
-        group: "authentication.k8s.io",
-        kind: "SelfSubjectReview",
-        plural: "selfsubjectreviews",
-        singular: "selfsubjectreview",
-        type_name: "authentication.v1.SelfSubjectReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "authentication.k8s.io",
-        kind: "TokenReview",
-        plural: "tokenreviews",
-        singular: "tokenreview",
-        type_name: "authentication.v1.TokenReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "authorization.k8s.io",
-        kind: "LocalSubjectAccessReview",
-        plural: "localsubjectaccessreviews",
-        singular: "localsubjectaccessreview",
-        namespaced: true,
-        type_name: "authorization.v1.LocalSubjectAccessReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "authorization.k8s.io",
-        kind: "SelfSubjectAccessReview",
-        plural: "selfsubjectaccessreviews",
-        singular: "selfsubjectaccessreview",
-        type_name: "authorization.v1.SelfSubjectAccessReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "authorization.k8s.io",
-        kind: "SelfSubjectRulesReview",
-        plural: "selfsubjectrulesreviews",
-        singular: "selfsubjectrulesreview",
-        type_name: "authorization.v1.SelfSubjectRulesReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "authorization.k8s.io",
-        kind: "SubjectAccessReview",
-        plural: "subjectaccessreviews",
-        singular: "subjectaccessreview",
-        type_name: "authorization.v1.SubjectAccessReview",
-        ..REVIEW
-    },
-    Kind {
-        group: "coordination.k8s.io",
-        kind: "Lease",
-        plural: "leases",
-        singular: "lease",
-        type_name: "coordination.v1.Lease",
-        store_prefix: "leases",
-        columns: small::LEASE,
-        row: small::lease,
-        validate: object::lease,
-        validate_update: object::lease_update,
-        ..PLAIN
-    },
+/// `/status` of a kind.
+const fn status(kind: &'static str, type_name: &'static str) -> Subresource {
+    sub("status", kind, PART, type_name)
+}
+
+/// `/scale` of a kind.
+const SCALE: Subresource = Subresource {
+    name: "scale",
+    kind: "Scale",
+    group_version: Some(AUTOSCALING_V1),
+    verbs: PART,
+    type_name: "autoscaling.v1.Scale",
+};
+
+/// Where `/scale` finds the numbers of a workload.
+const SCALED: Option<Scale> =
+    Some(Scale { wanted: "/spec/replicas", current: "/status/replicas", selector: "/spec/selector" });
+
+/// The groups in the order of upstream's priorities: `kubectl` looks for short names in this order.
+const ROWS: &[&[Kind]] = &[
+    core::KINDS,
+    extension::REGISTRATION,
+    apps::APPS,
+    core::EVENTS,
+    authority::REVIEWS,
+    apps::AUTOSCALING,
+    apps::BATCH,
+    authority::CERTIFICATES,
+    networking::NETWORKING,
+    apps::POLICY,
+    authority::RBAC,
+    storage::KINDS,
+    extension::ADMISSION,
+    extension::DEFINITIONS,
+    node::SCHEDULING,
+    node::COORDINATION,
+    node::RUNTIME,
+    networking::DISCOVERY,
+    node::DEVICES,
+    extension::FLOW_CONTROL,
 ];
 
-const POD_SUBRESOURCES: &[Subresource] = &[
-    sub("attach", "PodAttachOptions", STREAM, ""),
-    sub("binding", "Binding", CREATE, "core.v1.Binding"),
-    Subresource {
-        name: "eviction",
-        kind: "Eviction",
-        group_version: Some(("policy", "v1")),
-        verbs: CREATE,
-        type_name: "policy.v1.Eviction",
-    },
-    sub("exec", "PodExecOptions", STREAM, ""),
-    sub("log", "Pod", &["get"], ""),
-    sub("portforward", "PodPortForwardOptions", STREAM, ""),
-    sub("status", "Pod", STATUS, "core.v1.Pod"),
-];
+static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().copied().flatten().copied().collect());
 
-/// All kinds: the core group first, then the groups in the order of upstream's priorities, each sorted by plural name.
+/// All kinds: the core group first, then the groups by priority; in each group the preferred version first, sorted by
+/// plural name.
 pub fn kinds() -> &'static [Kind] {
-    KINDS
+    &KINDS
 }

@@ -30,6 +30,23 @@ pub fn metadata_only_update(new: &Value, old: &Value, _ctx: &Ctx) -> FieldErrors
     errors
 }
 
+/// As [`metadata_only`] for a kind outside namespaces.
+pub fn cluster_metadata_only(object: &Value, _ctx: &Ctx) -> FieldErrors {
+    object_meta(object, false, dns_subdomain_faults)
+}
+
+/// The same for a change.
+pub fn cluster_metadata_only_update(new: &Value, old: &Value, ctx: &Ctx) -> FieldErrors {
+    let mut errors = object_meta_update(new, old);
+    errors.extend(cluster_metadata_only(new, ctx));
+    errors
+}
+
+/// Rules for the metadata of a changed object, such as in a write to `/status`.
+pub fn metadata_update(new: &Value, old: &Value, _ctx: &Ctx) -> FieldErrors {
+    object_meta_update(new, old)
+}
+
 /// Rules for a new `ConfigMap`.
 pub fn config_map(object: &Value, _ctx: &Ctx) -> FieldErrors {
     let mut errors = with_subdomain_name(object);

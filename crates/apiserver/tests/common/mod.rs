@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at its first surprise")]
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use apiserver::{ApiServer, ApiServerConfig};
@@ -103,6 +103,16 @@ impl Cluster {
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).spawn().unwrap()
     }
+}
+
+/// Compares a text with `golden/<name>`; with `UPDATE_GOLDEN=1` writes the file anew instead.
+pub(crate) fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, kept, "{name} has changed; UPDATE_GOLDEN=1 writes it anew");
 }
 
 pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {

@@ -1,0 +1,315 @@
+//! The core group, and the second view of its Events.
+
+use super::{
+    CLUSTER, CLUSTER_STATUS, CONTROLLED, COUNTED, CREATE, PART, PLAIN, PROXY, SCALE, SCALED, STATUS, STREAM,
+    status, sub,
+};
+use crate::access::{Access, spec, status as status_of};
+use crate::admission;
+use crate::kind::{FieldReader, Kind, Subresource, config, event, namespace, node, pod};
+use crate::table::{self, small};
+use crate::table::{network, storage, workload};
+use crate::validation::{self as rules, object};
+use crate::warning;
+
+const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        kind: "Binding",
+        plural: "bindings",
+        singular: "binding",
+        verbs: CREATE,
+        type_name: "core.v1.Binding",
+        validate: object::binding,
+        ..PLAIN
+    },
+    Kind {
+        kind: "ComponentStatus",
+        plural: "componentstatuses",
+        singular: "componentstatus",
+        short_names: &["cs"],
+        verbs: &["get", "list"],
+        type_name: "core.v1.ComponentStatus",
+        columns: small::COMPONENT_STATUS,
+        row: small::component_status,
+        ..CLUSTER
+    },
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        type_name: "core.v1.ConfigMap",
+        store_prefix: "configmaps",
+        columns: small::CONFIG_MAP,
+        row: small::config_map,
+        validate: object::config_map,
+        validate_update: object::config_map_update,
+        ..PLAIN
+    },
+    Kind {
+        kind: "Endpoints",
+        plural: "endpoints",
+        singular: "endpoints",
+        short_names: &["ep"],
+        type_name: "core.v1.Endpoints",
+        store_prefix: "endpoints",
+        creates_on_update: true,
+        columns: network::ENDPOINTS,
+        row: network::endpoints,
+        ..PLAIN
+    },
+    Kind {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        type_name: "core.v1.Event",
+        store_prefix: "events",
+        creates_on_update: true,
+        columns: small::EVENT,
+        row: small::event,
+        validate: rules::event::event,
+        validate_update: rules::event::event_update,
+        selectable_fields: event::SELECTABLE,
+        ..PLAIN
+    },
+    Kind {
+        kind: "LimitRange",
+        plural: "limitranges",
+        singular: "limitrange",
+        short_names: &["limits"],
+        type_name: "core.v1.LimitRange",
+        store_prefix: "limitranges",
+        creates_on_update: true,
+        ..PLAIN
+    },
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: &["ns"],
+        namespaced: false,
+        verbs: NO_COLLECTION,
+        subresources: &[
+            sub("finalize", "Namespace", &["update"], "core.v1.Namespace"),
+            status("Namespace", "core.v1.Namespace"),
+        ],
+        type_name: "core.v1.Namespace",
+        has_status: true,
+        store_prefix: "namespaces",
+        columns: small::NAMESPACE,
+        row: small::namespace,
+        validate: object::namespace,
+        validate_update: object::namespace_update,
+        validate_status: object::namespace_status,
+        default: namespace::default,
+        prepare_create: namespace::prepare_create,
+        prepare_update: namespace::prepare_update,
+        prepare_status: namespace::prepare_status,
+        selectable_fields: namespace::SELECTABLE,
+        ..PLAIN
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        namespaced: false,
+        subresources: &[sub("proxy", "NodeProxyOptions", PROXY, ""), status("Node", "core.v1.Node")],
+        type_name: "core.v1.Node",
+        has_status: true,
+        store_prefix: "minions",
+        columns: table::node::COLUMNS,
+        row: table::node::row,
+        validate: object::node,
+        validate_update: object::node_update,
+        validate_status: object::node_update,
+        prepare_update: node::prepare_update,
+        prepare_status: node::prepare_status,
+        selectable_fields: node::SELECTABLE,
+        ..PLAIN
+    },
+    Kind {
+        kind: "PersistentVolumeClaim",
+        plural: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        short_names: &["pvc"],
+        subresources: &[status("PersistentVolumeClaim", "core.v1.PersistentVolumeClaim")],
+        type_name: "core.v1.PersistentVolumeClaim",
+        store_prefix: "persistentvolumeclaims",
+        columns: storage::CLAIM,
+        row: storage::claim,
+        ..STATUS
+    },
+    Kind {
+        kind: "PersistentVolume",
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        short_names: &["pv"],
+        subresources: &[status("PersistentVolume", "core.v1.PersistentVolume")],
+        type_name: "core.v1.PersistentVolume",
+        store_prefix: "persistentvolumes",
+        columns: storage::VOLUME,
+        row: storage::volume,
+        ..CLUSTER_STATUS
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: POD_SUBRESOURCES,
+        type_name: "core.v1.Pod",
+        has_status: true,
+        store_prefix: "pods",
+        columns: table::pod::COLUMNS,
+        row: table::pod::row,
+        validate: rules::pod::pod,
+        validate_update: rules::pod_update::pod_update,
+        validate_status: rules::pod_update::pod_status_update,
+        row_conditions: table::pod::row_conditions,
+        default: pod::default,
+        dropped: |pod, ctx| admission::dropped_field_warnings(pod, ctx.gates),
+        prepare_create: pod::prepare_create,
+        prepare_update: pod::prepare_update,
+        prepare_status: pod::prepare_status,
+        warnings: warning::pod,
+        grace: pod::grace,
+        selectable_fields: pod::SELECTABLE,
+        ..PLAIN
+    },
+    Kind {
+        kind: "PodTemplate",
+        plural: "podtemplates",
+        singular: "podtemplate",
+        type_name: "core.v1.PodTemplate",
+        store_prefix: "podtemplates",
+        columns: workload::POD_TEMPLATE,
+        row: workload::pod_template,
+        ..COUNTED
+    },
+    Kind {
+        kind: "ReplicationController",
+        plural: "replicationcontrollers",
+        singular: "replicationcontroller",
+        short_names: &["rc"],
+        categories: &["all"],
+        subresources: &[SCALE, status("ReplicationController", "core.v1.ReplicationController")],
+        scale: SCALED,
+        type_name: "core.v1.ReplicationController",
+        store_prefix: "replicationcontrollers",
+        columns: workload::REPLICAS,
+        row: workload::replication_controller,
+        selectable_fields: REPLICAS_SELECTABLE,
+        ..CONTROLLED
+    },
+    Kind {
+        kind: "ResourceQuota",
+        plural: "resourcequotas",
+        singular: "resourcequota",
+        short_names: &["quota"],
+        subresources: &[status("ResourceQuota", "core.v1.ResourceQuota")],
+        type_name: "core.v1.ResourceQuota",
+        store_prefix: "resourcequotas",
+        columns: small::RESOURCE_QUOTA,
+        row: small::resource_quota,
+        ..STATUS
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        singular: "secret",
+        type_name: "core.v1.Secret",
+        store_prefix: "secrets",
+        columns: small::SECRET,
+        row: small::secret,
+        validate: object::secret,
+        validate_update: object::secret_update,
+        default: config::default_secret,
+        selectable_fields: config::SECRET_SELECTABLE,
+        ..PLAIN
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        subresources: &[Subresource {
+            name: "token",
+            kind: "TokenRequest",
+            group_version: Some(("authentication.k8s.io", "v1")),
+            verbs: CREATE,
+            type_name: "authentication.v1.TokenRequest",
+        }],
+        type_name: "core.v1.ServiceAccount",
+        store_prefix: "serviceaccounts",
+        columns: small::NAME_AGE,
+        row: small::name_age,
+        ..PLAIN
+    },
+    Kind {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        subresources: &[sub("proxy", "ServiceProxyOptions", PROXY, ""), status("Service", "core.v1.Service")],
+        type_name: "core.v1.Service",
+        store_prefix: "services",
+        creates_on_update: true,
+        columns: network::SERVICE,
+        row: network::service,
+        selectable_fields: SERVICE_SELECTABLE,
+        ..STATUS
+    },
+];
+
+pub(super) const EVENTS: &[Kind] = &[Kind {
+    group: "events.k8s.io",
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    type_name: "events.v1.Event",
+    store_prefix: "events",
+    creates_on_update: true,
+    columns: small::EVENT,
+    row: event::view_row,
+    validate: rules::event::event_view,
+    validate_update: rules::event::event_view_update,
+    selectable_fields: event::VIEW_SELECTABLE,
+    to_stored: event::to_stored,
+    from_stored: event::from_stored,
+    ..PLAIN
+}];
+
+const POD_SUBRESOURCES: &[Subresource] = &[
+    sub("attach", "PodAttachOptions", STREAM, ""),
+    sub("binding", "Binding", CREATE, "core.v1.Binding"),
+    sub("ephemeralcontainers", "Pod", PART, "core.v1.Pod"),
+    Subresource {
+        name: "eviction",
+        kind: "Eviction",
+        group_version: Some(("policy", "v1")),
+        verbs: CREATE,
+        type_name: "policy.v1.Eviction",
+    },
+    sub("exec", "PodExecOptions", STREAM, ""),
+    sub("log", "Pod", &["get"], ""),
+    sub("portforward", "PodPortForwardOptions", STREAM, ""),
+    sub("proxy", "PodProxyOptions", PROXY, ""),
+    sub("resize", "Pod", PART, "core.v1.Pod"),
+    status("Pod", "core.v1.Pod"),
+];
+
+/// The fields of `ReplicationController` and `ReplicaSet` that field selectors may name.
+pub(super) const REPLICAS_SELECTABLE: &[(&str, FieldReader)] =
+    &[("status.replicas", |o| status_of(o).int("replicas").unwrap_or_default().to_string())];
+
+const SERVICE_SELECTABLE: &[(&str, FieldReader)] = &[
+    ("spec.clusterIP", |o| spec(o).text("clusterIP").to_owned()),
+    ("spec.type", |o| spec(o).text("type").to_owned()),
+];

@@ -1,0 +1,80 @@
+//! How Pods are reached: `networking.k8s.io` and `discovery.k8s.io`.
+
+use super::{CLUSTER, CLUSTER_COUNTED, CLUSTER_STATUS, CONTROLLED, COUNTED, status};
+use crate::kind::Kind;
+use crate::table::network;
+
+pub(super) const NETWORKING: &[Kind] = &[
+    Kind {
+        group: "networking.k8s.io",
+        kind: "IngressClass",
+        plural: "ingressclasses",
+        singular: "ingressclass",
+        type_name: "networking.v1.IngressClass",
+        store_prefix: "ingressclasses",
+        columns: network::INGRESS_CLASS,
+        row: network::ingress_class,
+        ..CLUSTER_COUNTED
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "Ingress",
+        plural: "ingresses",
+        singular: "ingress",
+        short_names: &["ing"],
+        subresources: &[status("Ingress", "networking.v1.Ingress")],
+        type_name: "networking.v1.Ingress",
+        store_prefix: "ingresses",
+        columns: network::INGRESS,
+        row: network::ingress,
+        ..CONTROLLED
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "IPAddress",
+        plural: "ipaddresses",
+        singular: "ipaddress",
+        short_names: &["ip"],
+        type_name: "networking.v1.IPAddress",
+        store_prefix: "ipaddresses",
+        columns: network::IP_ADDRESS,
+        row: network::ip_address,
+        ..CLUSTER
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        singular: "networkpolicy",
+        short_names: &["netpol"],
+        type_name: "networking.v1.NetworkPolicy",
+        store_prefix: "networkpolicies",
+        columns: network::POLICY,
+        row: network::policy,
+        ..COUNTED
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "ServiceCIDR",
+        plural: "servicecidrs",
+        singular: "servicecidr",
+        subresources: &[status("ServiceCIDR", "networking.v1.ServiceCIDR")],
+        type_name: "networking.v1.ServiceCIDR",
+        store_prefix: "servicecidrs",
+        columns: network::SERVICE_CIDR,
+        row: network::service_cidr,
+        ..CLUSTER_STATUS
+    },
+];
+
+pub(super) const DISCOVERY: &[Kind] = &[Kind {
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    type_name: "discovery.v1.EndpointSlice",
+    store_prefix: "endpointslices",
+    columns: network::ENDPOINT_SLICE,
+    row: network::endpoint_slice,
+    ..COUNTED
+}];
