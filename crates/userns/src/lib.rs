@@ -1,4 +1,5 @@
-//! The host's ID space: which host IDs a Pod may be given, which it holds, and who owns an ID.
+//! The host's ID space: which host IDs a Pod may be given, which it holds, who owns an ID, and which Pods get one of
+//! their own ([`policy`]).
 //!
 //! Everything here is pure: text and numbers in, decisions out. Files, locks and `/proc` belong to the caller.
 //!
@@ -9,6 +10,7 @@
 
 mod ledger;
 mod owner;
+pub mod policy;
 mod pool;
 mod range;
 mod record;
