@@ -170,6 +170,15 @@ pub fn decode_value(
     typed(Node::from(value), root, expected, Vec::new()).map_err(|refusal| refusal.into_error(expected, b""))
 }
 
+/// Reads all documents of a YAML or JSON text as objects of no type, as `kubectl apply -f` reads a file.
+///
+/// # Errors
+/// What is wrong, with its line.
+pub fn documents(text: &[u8]) -> Result<Vec<Value>, String> {
+    let nodes = yaml::parse_all(text)?;
+    Ok(nodes.into_iter().map(|node| typed::free(node).0).filter(|value| !value.is_null()).collect())
+}
+
 /// Reads JSON of no type: the value, and the complaints about repeated members. For patches.
 pub(crate) fn free_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
     json::parse(body).map(typed::free)

@@ -12,17 +12,19 @@ const PLACES: [(&str, &str); 3] =
 /// Where most kinds have their template.
 const USUAL: &str = "/spec/template";
 
-/// The Pod of an object, or the template of those that it makes: something with `metadata` and `spec`. `None` where
-/// the object has none.
-pub fn pod_of(object: &Value) -> Option<&Value> {
-    let place = PLACES.iter().find(|(kind, _)| object.text("kind") == *kind).map_or(USUAL, |(_, place)| place);
-    object.pointer(place).filter(|pod| is_pod(pod))
+/// The Pod of an object of that kind, or the template of those that it makes: something with `metadata` and `spec`.
+/// `None` where the object has none.
+pub fn pod_of<'a>(kind: &str, object: &'a Value) -> Option<&'a Value> {
+    object.pointer(place(kind)).filter(|pod| is_pod(pod))
 }
 
-/// The path of the template's spec, for messages: `spec` of a Pod, `spec.template.spec` of a Deployment.
-pub fn spec_path(object: &Value) -> String {
-    let place = PLACES.iter().find(|(kind, _)| object.text("kind") == *kind).map_or(USUAL, |(_, place)| place);
-    format!("{}.spec", place.replace('/', ".")).trim_start_matches('.').to_owned()
+/// The path of the Pod's spec, for messages: `spec` of a Pod, `spec.template.spec` of a Deployment.
+pub fn spec_path(kind: &str) -> String {
+    format!("{}.spec", place(kind).replace('/', ".")).trim_start_matches('.').to_owned()
+}
+
+fn place(kind: &str) -> &'static str {
+    PLACES.iter().find(|(known, _)| *known == kind).map_or(USUAL, |(_, place)| place)
 }
 
 fn is_pod(value: &Value) -> bool {
@@ -50,14 +52,15 @@ mod tests {
             ),
         ];
         for (object, path) in kinds {
-            assert_eq!(pod_of(&object).map(|p| &p["spec"]), Some(&pod["spec"]), "{object}");
-            assert_eq!(spec_path(&object), path);
+            let kind = object["kind"].as_str().unwrap();
+            assert_eq!(pod_of(kind, &object).map(|p| &p["spec"]), Some(&pod["spec"]), "{object}");
+            assert_eq!(spec_path(kind), path);
         }
     }
 
     #[test]
     fn other_objects_have_no_pods() {
-        assert_eq!(pod_of(&json!({"kind": "ConfigMap", "data": {}})), None);
-        assert_eq!(pod_of(&json!({"kind": "Certificate", "spec": {"template": {"spec": {}}}})), None);
+        assert_eq!(pod_of("ConfigMap", &json!({"data": {}})), None);
+        assert_eq!(pod_of("Certificate", &json!({"spec": {"template": {"spec": {}}}})), None);
     }
 }

@@ -19,6 +19,18 @@ fn refusal(kind: &'static str, body: &str) -> String {
 }
 
 #[test]
+fn a_file_has_as_many_objects_as_documents() {
+    let text = b"# a comment\n---\nkind: A\nvalue: yes\n---\n---\n{\"kind\": \"B\"}\n...\n---\nkind: &k C\nagain: *k\n";
+    let found = crate::codec::documents(text).unwrap();
+    assert_eq!(
+        found,
+        [json!({"kind": "A", "value": true}), json!({"kind": "B"}), json!({"kind": "C", "again": "C"})]
+    );
+    assert_eq!(crate::codec::documents(b"").unwrap(), Vec::<Value>::new());
+    assert!(crate::codec::documents(b"a: b: c").unwrap_err().contains("line 1"));
+}
+
+#[test]
 fn unknown_and_duplicate_fields_are_named_by_their_path_and_pruned() {
     let body = r#"{"apiVersion":"v1","kind":"Pod","datax":1,"metadata":{"name":"a","name":"b"},
         "spec":{"containers":[{"name":"c","foo":1,"Image":"x","env":[{"name":"A"},{"nam":"B"}]}]}}"#;

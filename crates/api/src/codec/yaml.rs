@@ -23,15 +23,7 @@ pub(super) struct Document {
 /// Parses the first document of the text; the error begins with `yaml:`.
 pub(super) fn parse(text: &[u8]) -> Result<Document, String> {
     let text = std::str::from_utf8(text).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
-    let mut options = Options::default();
-    options.set_emit_comments(false);
-    let mut reader = Reader {
-        parser: Parser::new_from_str_with_options(text, options),
-        anchors: HashMap::new(),
-        repeated: Vec::new(),
-        nodes: 0,
-        depth: 0,
-    };
+    let mut reader = Reader::new(text);
     let root = loop {
         match reader.next()? {
             None | Some((Event::StreamEnd, _)) => break Node::Null,
@@ -40,6 +32,21 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, String> {
         }
     };
     Ok(Document { root, repeated: reader.repeated })
+}
+
+/// Parses every document of the text; empty ones are left out.
+pub(super) fn parse_all(text: &[u8]) -> Result<Vec<Node>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    let mut reader = Reader::new(text);
+    let mut documents = Vec::new();
+    loop {
+        match reader.next()? {
+            None | Some((Event::StreamEnd, _)) => return Ok(documents),
+            Some((Event::DocumentStart(..), _)) => reader.anchors.clear(),
+            Some((Event::StreamStart | Event::DocumentEnd, _)) => {}
+            Some(event) => documents.push(reader.node(event)?),
+        }
+    }
 }
 
 type Spanned<'a> = (Event<'a>, Span);
@@ -57,6 +64,13 @@ fn at_line(span: &Span, message: &str) -> String {
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        let parser = Parser::new_from_str_with_options(text, options);
+        Self { parser, anchors: HashMap::new(), repeated: Vec::new(), nodes: 0, depth: 0 }
+    }
+
     fn next(&mut self) -> Result<Option<Spanned<'a>>, String> {
         self.parser
             .next_event()
