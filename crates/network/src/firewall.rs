@@ -108,6 +108,12 @@ impl Passage {
         text
     }
 
+    /// The names of the chains that would stop Pods without [`plan_open`](Self::plan_open).
+    pub(crate) fn in_the_way(&self, chains: &[Foreign]) -> Vec<String> {
+        let found = chains.iter().filter(|foreign| self.is_in_the_way(foreign, chains));
+        found.map(|foreign| foreign.chain.path()).collect()
+    }
+
     /// The commands that take our rules out of `chains`.
     pub(crate) fn plan_remove(&self, chains: &[Foreign]) -> String {
         let tag = format!("comment \"{}\"", self.tag());

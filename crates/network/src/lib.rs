@@ -16,6 +16,7 @@ mod nft;
 mod node;
 mod pod;
 mod port;
+pub mod probe;
 mod record;
 mod ruleset;
 

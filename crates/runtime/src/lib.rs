@@ -15,6 +15,7 @@ mod features;
 mod files;
 mod id;
 mod mapping;
+pub mod probe;
 mod process;
 mod record;
 mod recover;

@@ -5,6 +5,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod clock;
 pub mod idmap;
 pub mod limit;
 pub mod mount;
