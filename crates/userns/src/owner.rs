@@ -91,6 +91,11 @@ pub enum Ownership {
         /// Its name.
         name: String,
     },
+    /// A group of the node.
+    Group {
+        /// Its name.
+        name: String,
+    },
     /// Somebody else on the machine.
     Reserved(Reserved),
     /// Nobody: a Pod may be given it.
@@ -134,6 +139,35 @@ impl Snapshot {
         if (self.pool.0..=self.pool.1).contains(&id.into()) { Ownership::Free } else { self.outside(id) }
     }
 
+    /// The same picture without the node's accounts, for IDs of groups.
+    #[must_use]
+    pub fn without_accounts(&self) -> Self {
+        Self { accounts: Vec::new(), ..self.clone() }
+    }
+
+    /// Who owns the IDs of a range: its parts in order, each with one owner.
+    pub fn who_owns_range(&self, range: IdRange) -> Vec<(IdRange, Ownership)> {
+        let mut parts = Vec::new();
+        let mut first = u64::from(range.first());
+        while first < range.end() {
+            let end = self.next_change(first).min(range.end());
+            let (Ok(id), Ok(part)) = (u32::try_from(first), IdRange::new(first, end - first)) else { break };
+            parts.push((part, self.who_owns(id)));
+            first = end;
+        }
+        parts
+    }
+
+    /// The first ID after `id` at which somebody else may begin.
+    fn next_change(&self, id: u64) -> u64 {
+        let ranges = self.pods.iter().map(|entry| entry.range);
+        let ranges = ranges.chain(self.reserved.iter().chain(&self.instances).map(|other| other.range));
+        let ranges = ranges.chain(self.accounts.iter().map(|account| IdRange::single(account.id)));
+        let edges = ranges.flat_map(|range| [u64::from(range.first()), range.end()]);
+        let pool = [self.pool.0, self.pool.1 + 1, u64::from(MAX_HOST_ID) + 1, 1 << 32];
+        edges.chain(pool).filter(|edge| *edge > id).min().unwrap_or(1 << 32)
+    }
+
     fn outside(&self, id: u32) -> Ownership {
         let reason = match id {
             id if id > MAX_HOST_ID => {
@@ -158,6 +192,7 @@ impl fmt::Display for Ownership {
                 entry.quarantined.as_ref().map_or(Ok(()), |why| write!(f, "; quarantined: {why}"))
             }
             Self::Account { name } => write!(f, "the node's account `{name}`"),
+            Self::Group { name } => write!(f, "the node's group `{name}`"),
             Self::Reserved(other) => write!(f, "{}, range {}", other.owner, other.range),
             Self::Free => f.write_str("nobody: the block is free, and a Pod may be given it"),
             Self::Outside { reason } => write!(f, "nobody, and no Pod is given it: {reason}"),
@@ -202,6 +237,29 @@ mod tests {
         assert!(say(262_144).starts_with("nobody: the block is free"));
         assert!(say(5000).contains("the pool begins at 131072"));
         assert!(say(u32::MAX).contains("no ID"));
+        assert_eq!(all.without_accounts().who_owns(0).to_string(), say(1));
         assert!(say(4_294_901_760).contains("the pool ends at 4294901759"));
+    }
+
+    #[test]
+    fn a_range_falls_into_the_parts_of_its_owners() {
+        let all = snapshot();
+        let parts = |first, length| {
+            let parts = all.who_owns_range(IdRange::new(first, length).unwrap());
+            parts.into_iter().map(|(part, owner)| format!("{part} {owner}")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            parts(165_530, 131_000),
+            [
+                "165530-165535 the user `ann` in /etc/subuid, range 100000-165535",
+                "165536-196607 nobody: the block is free, and a Pod may be given it",
+                "196608-262143 Pod default/nginx (UID u-1), container ID 0, range 196608-262143, recorded in /var/lib/kubelet/pods/u-1/userns",
+                "262144-296529 nobody: the block is free, and a Pod may be given it",
+            ]
+        );
+        assert_eq!(parts(0, 2).len(), 2);
+        let whole = parts(0, 1 << 32);
+        assert!(whole[0].starts_with("0-0 the node's account `root`"), "{whole:?}");
+        assert!(whole.last().unwrap().starts_with("4294967295-4294967295 nobody"), "{whole:?}");
     }
 }

@@ -16,10 +16,12 @@ pub fn inspect(config: &IdSpaceConfig) -> Result<Snapshot, OpenError> {
     let mut accounts = config.machine.accounts("passwd")?;
     accounts.dedup_by_key(|account| account.id);
     let foreign = read(&config.claims_dir, || claims::list_foreign(&config.claims_dir, &config.instance))?;
+    let dirs = PodDirs::new(config.pods_dir.clone());
+    let records = read(&config.pods_dir, || dirs.records())?;
+    let machine = super::with_running(machine, config, &records, &[], &foreign);
     let mut ledger = Ledger::new(super::plan_pool(config, machine)?, super::read_cursor(config));
     ledger.set_foreign(foreign);
-    let dirs = PodDirs::new(config.pods_dir.clone());
-    for record in read(&config.pods_dir, || dirs.records())? {
+    for record in records {
         match record.content {
             Ok(Record::Empty) => {}
             Ok(Record::Range(range)) => match ledger.adopt(&record.pod, range) {

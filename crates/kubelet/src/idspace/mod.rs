@@ -194,6 +194,11 @@ impl IdSpace {
         Ok(IdMappings::of(range))
     }
 
+    /// Whether the Pod has a record, good or bad: it was fenced.
+    pub fn is_recorded(&self, pod: &PodUid) -> bool {
+        matches!(self.dirs.read(pod), Some(Ok(Record::Range(_)) | Err(_)))
+    }
+
     /// Refuses IDs to the Pod from now on; what it has stays until [`release`](Self::release).
     pub fn terminate(&self, pod: &PodUid) {
         self.lock().ledger.terminate(pod);
@@ -422,7 +427,7 @@ fn with_running(
         .collect();
     let running = machine::mapped_ranges(&config.machine.proc);
     let unknown = running.into_iter().filter(|range| !known.iter().any(|known| known.overlaps(*range)));
-    let owner = "a user namespace that was running at start";
+    let owner = "a user namespace that runs and is nobody's that is known";
     machine.reserved.extend(unknown.map(|range| Reserved { range, owner: owner.to_owned() }));
     machine
 }
