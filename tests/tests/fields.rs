@@ -13,7 +13,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::{Kept, Leftovers, Node, NodeOptions, SharedNode};
 
-static NODE: SharedNode = SharedNode::new(Node::start);
+/// Under upstream's policy, where absent `hostUsers` means the node's IDs.
+static NODE: SharedNode = SharedNode::new(|| {
+    let flags = vec!["--user-namespaces=opt-in".to_owned()];
+    Node::start_with(NodeOptions { flags, ..NodeOptions::default() })
+});
 
 fn node() -> Arc<Kept> {
     NODE.get()

@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("shim", &["sys"]),
     ("runtime", &["cri", "image", "network", "shim", "stream", "sys", "userns"]),
     ("kubelet", &["api", "cri", "stream", "sys", "userns"]),
-    ("apiserver", &["api", "store", "stream"]),
+    ("apiserver", &["api", "store", "stream", "userns"]),
     ("informer", &[]),
     ("controller", &["api", "informer"]),
     ("scheduler", &["api", "informer"]),

@@ -18,6 +18,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         names: Vec::new(),
         service_ip: "10.96.0.1".parse()?,
         feature_gates: api::feature::Gates::default(),
+        userns_policy: userns::policy::Policy::OptIn,
+        ids_per_pod: 65_536,
         admin_kubeconfig: directory.join("admin.kubeconfig"),
         state_dir: directory,
     };

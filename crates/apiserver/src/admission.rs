@@ -7,8 +7,8 @@ use api::admission as rules;
 use api::status::Status;
 use serde_json::Value;
 
-use crate::meta;
 use crate::write::Write;
+use crate::{fence, meta, pod_security};
 
 /// The namespaces that nobody may delete.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -111,6 +111,25 @@ fn check_own_pod(write: &Write<'_>, node: &str, pod: &Value, action: &str) -> Re
     }
     let why = format!("node \"{node}\" can only {action} pods with spec.nodeName set to itself");
     Err(Status::forbidden(write.kind, meta::text(pod, "name"), &why))
+}
+
+/// What may only refuse or warn, asked of an object that is otherwise good: `old` is there when it is a change. The
+/// warnings are for whoever sent it.
+pub(crate) fn examine(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<Vec<String>, Status> {
+    if write.kind.kind == "Namespace" {
+        fence::check_namespace(write, object)?;
+        return pod_security::check_namespace(write, object, old);
+    }
+    let namespaces = api::kind::find("", "v1", "namespaces");
+    let namespace = namespaces.and_then(|kind| write.server.cache.get(kind, &write.info.namespace));
+    let Some(namespace) = namespace.filter(|_| write.kind.namespaced).map(|found| found.value()) else {
+        return Ok(Vec::new());
+    };
+    let mut warnings = pod_security::check(write, &namespace, object, old)?;
+    if old.is_none() {
+        warnings.extend(fence::check(write, &namespace, object)?);
+    }
+    Ok(warnings)
 }
 
 /// Forbids a deletion.

@@ -14,6 +14,7 @@ mod cache;
 mod component;
 mod delete;
 mod document;
+mod fence;
 mod file;
 mod health;
 mod housekeeping;
@@ -26,6 +27,7 @@ mod meta;
 mod metrics;
 mod patch;
 mod pki;
+mod pod_security;
 mod request;
 mod response;
 mod review;
@@ -49,6 +51,7 @@ use stream::Sessions;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use userns::policy::Policy;
 
 use cache::{Cache, CacheError};
 use kubelet::Kubelets;
@@ -84,6 +87,10 @@ pub struct ApiServerConfig {
     pub service_ip: IpAddr,
     /// The feature gates.
     pub feature_gates: Gates,
+    /// What absent `hostUsers` means on this cluster's nodes, unless a namespace's label says otherwise.
+    pub userns_policy: Policy,
+    /// The length of a Pod's ID range on them.
+    pub ids_per_pod: u32,
     /// Where the admin's kubeconfig is written (mode 0600).
     pub admin_kubeconfig: PathBuf,
 }
@@ -153,6 +160,8 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         signer: Signer::open(keys.authority.directory(), ISSUER)?,
         audiences: vec![ISSUER.to_owned()],
         gates: config.feature_gates,
+        userns_policy: config.userns_policy,
+        ids_per_pod: config.ids_per_pod,
         public_address: keys.public_address.clone(),
         documents: document::Documents::default(),
         kubelets: Kubelets::new(keys.kubelet_client()?, Sessions::new(shutdown.child_token())),

@@ -43,6 +43,9 @@ pub(crate) struct Server {
     /// The audiences of tokens for this server.
     pub(crate) audiences: Vec<String>,
     pub(crate) gates: Gates,
+    /// What absent `hostUsers` means, unless a namespace says otherwise.
+    pub(crate) userns_policy: userns::policy::Policy,
+    pub(crate) ids_per_pod: u32,
     /// `host:port` as clients should know the server.
     pub(crate) public_address: String,
     pub(crate) documents: Documents,

@@ -192,6 +192,7 @@ impl<'a> Write<'a> {
             return Err(Status::invalid(self.kind, meta::text(object, "name"), &errors));
         }
         warnings.extend((self.kind.warnings)(object, None));
+        warnings.extend(admission::examine(self, object, None)?);
         Ok(warnings)
     }
 
@@ -281,6 +282,9 @@ impl<'a> Write<'a> {
         let object = self.prepared(new, &old, part)?;
         admission::update(self, &old)?;
         warnings.extend((self.kind.warnings)(&object, Some(&old)));
+        if part == Part::Main {
+            warnings.extend(admission::examine(self, &object, Some(&old))?);
+        }
         Ok(Changed { object, version, warnings })
     }
 

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use api::feature::{FEATURES, FeatureInfo};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use userns::policy::Policy;
 
 use crate::config::Flags;
+use crate::owner::Subject;
 
 /// Run Kubernetes Pods on this machine, each in a user namespace of its own.
 #[derive(Debug, Parser)]
@@ -43,8 +45,12 @@ pub(crate) enum Command {
     Runtime(Runtime),
     /// Show the node's ID space: the pool and why, the Pods' blocks, quarantined records
     Userns(Query),
-    /// Tell who owns a host ID
+    /// Tell who owns a host ID, a range of them, a file or a process
     WhoOwns(WhoOwns),
+    /// Say which Pods would be fenced, which not, and what to change
+    Policy(PolicyArgs),
+    /// Find out what this machine lacks for Pods in user namespaces, by trying it
+    Check(Query),
     /// Pull, load, list and remove images
     Image(Image),
     /// Show what this program is and what this machine lets it use
@@ -92,6 +98,10 @@ pub(crate) struct Up {
     /// Features to turn on or off in every component at once
     #[arg(long, value_name = "A=true,…")]
     feature_gates: Option<String>,
+    /// Which Pods without `hostUsers` get a user namespace: none (opt-in), those that can (default), all (always);
+    /// a namespace's label kakoi.dev/user-namespaces overrules it
+    #[arg(long, value_name = "opt-in|default|always")]
+    user_namespaces: Option<Policy>,
 }
 
 /// The table of feature gates, as help shows it.
@@ -116,6 +126,7 @@ impl Up {
             node_name: self.node_name.clone(),
             pod_cidr: self.pod_cidr.clone(),
             feature_gates: self.feature_gates.clone(),
+            user_namespaces: self.user_namespaces,
         }
     }
 }
@@ -151,10 +162,38 @@ pub(crate) struct Query {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhoOwns {
-    /// A UID or GID of the node
-    pub(crate) id: u32,
+    /// A UID (`131072`), a GID (`gid:131072`), a range (`131072-196607`), a path (`/srv/x`) or a process (`pid:4711`)
+    pub(crate) what: Subject,
     #[command(flatten)]
     pub(crate) query: Query,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Read manifests (files, directories, `-` for standard input: Helm's output too) and tell for each Pod, and each
+    /// object that makes Pods, whether it is fenced, exempt or refused, and why. No cluster is needed
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A file, a directory with everything below it, or `-`
+    #[arg(long = "filename", short = 'f', value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The node's policy; labels of namespaces among the manifests overrule it
+    #[arg(long, value_name = "opt-in|default|always", default_value_t = Policy::Default)]
+    pub(crate) user_namespaces: Policy,
+    /// The length of a Pod's ID range, `userNamespaces.idsPerPod`
+    #[arg(long, value_name = "N", default_value_t = userns::DEFAULT_IDS_PER_POD)]
+    pub(crate) ids_per_pod: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

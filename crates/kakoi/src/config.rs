@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use api::feature::{GateError, GateWarning, Gates};
 use network::{Cidr, CidrError};
 use serde::Deserialize;
+use userns::policy::Policy;
 
 use crate::places::Places;
 
@@ -34,6 +35,7 @@ struct File {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct UserNamespaces {
     ids_per_pod: Option<i64>,
+    policy: Option<Policy>,
 }
 
 /// What the command line says; `None` where it says nothing.
@@ -46,6 +48,7 @@ pub(crate) struct Flags {
     pub(crate) node_name: Option<String>,
     pub(crate) pod_cidr: Option<String>,
     pub(crate) feature_gates: Option<String>,
+    pub(crate) user_namespaces: Option<Policy>,
 }
 
 /// The settings of one instance.
@@ -63,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) max_pods: u32,
     /// `userNamespaces.idsPerPod`, checked when the ID space is opened.
     pub(crate) ids_per_pod: i64,
+    /// `userNamespaces.policy`: what absent `hostUsers` means.
+    pub(crate) userns_policy: Policy,
     /// Feature gates.
     pub(crate) gates: Gates,
     /// Remarks on the settings, for the log.
@@ -108,6 +113,7 @@ impl Config {
                 .user_namespaces
                 .ids_per_pod
                 .unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into()),
+            userns_policy: flags.user_namespaces.or(file.user_namespaces.policy).unwrap_or_default(),
             gates,
             warnings,
         })
@@ -176,6 +182,17 @@ mod tests {
             load("securePort: 8443\nnodeName: one\nuserNamespaces: {idsPerPod: 131072}\n", &flags).unwrap();
         assert_eq!((config.secure_listen.port(), config.ids_per_pod), (7443, 131_072));
         assert_eq!(config.node_name, "one");
+    }
+
+    #[test]
+    fn the_policy_comes_from_the_flag_then_the_file_then_us() {
+        let always = Flags { user_namespaces: Some(Policy::Always), ..Flags::default() };
+        let file = "userNamespaces: {policy: opt-in}\n";
+        assert_eq!(load(file, &always).unwrap().userns_policy, Policy::Always);
+        assert_eq!(load(file, &Flags::default()).unwrap().userns_policy, Policy::OptIn);
+        assert_eq!(load("", &Flags::default()).unwrap().userns_policy, Policy::Default);
+        let text = load("userNamespaces: {policy: never}\n", &Flags::default()).unwrap_err().to_string();
+        assert!(text.contains("opt-in") && text.contains("always"), "{text}");
     }
 
     #[test]

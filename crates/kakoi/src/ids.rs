@@ -50,7 +50,8 @@ pub(crate) fn space(places: &Places, config: &Config) -> IdSpaceConfig {
     }
 }
 
-fn snapshot(root: &Path) -> Result<Snapshot, IdsError> {
+/// The ID space as it is on disk and in `/proc`, with Pods' names.
+pub(crate) fn snapshot(root: &Path) -> Result<Snapshot, IdsError> {
     let places = Places::new(root);
     let config = Config::load(&places, &Flags::default())?;
     let mut snapshot = inspect(&space(&places, &config))?;
@@ -64,7 +65,7 @@ fn snapshot(root: &Path) -> Result<Snapshot, IdsError> {
 }
 
 /// The Pod's name as its log directory has it, `<namespace>_<name>_<uid>`: there also while the API is down.
-fn pod_name(places: &Places, uid: &str) -> Option<String> {
+pub(crate) fn pod_name(places: &Places, uid: &str) -> Option<String> {
     let dirs = fs::read_dir(places.pod_logs()).ok()?.flatten();
     let mut names = dirs.filter_map(|dir| dir.file_name().into_string().ok());
     let found = names.find(|name| name.ends_with(&format!("_{uid}")))?;
@@ -81,16 +82,6 @@ pub(crate) fn print(query: &Query) -> Result<(), IdsError> {
     }
     for line in describe(&snapshot) {
         output::line(line);
-    }
-    Ok(())
-}
-
-/// Prints who owns an ID.
-pub(crate) fn who_owns(id: u32, query: &Query) -> Result<(), IdsError> {
-    let owner = snapshot(&query.instance.root)?.who_owns(id);
-    match query.output.output {
-        OutputFormat::Json => output::line(serde_json::to_string_pretty(&owner)?),
-        OutputFormat::Text => output::line(format!("{id}: {owner}")),
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! The commands are here; what they compose is in the crates beside this one. See ARCHITECTURE.md.
 
+mod check;
 mod cli;
 mod config;
 mod down;
@@ -13,7 +14,9 @@ mod machine;
 mod node;
 mod notify;
 mod output;
+mod owner;
 mod places;
+mod policy;
 mod roles;
 mod serve;
 mod signal;
@@ -32,7 +35,9 @@ use places::Places;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // What was asked is printed, and it is bad news.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             output::note(format!("kakoi: {error}"));
             ExitCode::FAILURE
@@ -40,17 +45,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
+/// Runs a command; `false` when the thing asked turned out badly.
+fn run(cli: &Cli) -> Result<bool, Box<dyn Error>> {
     match &cli.command {
-        Command::Version(output) => Ok(version::print(output.output == OutputFormat::Json)?),
-        Command::Userns(query) => Ok(ids::print(query)?),
-        Command::WhoOwns(query) => Ok(ids::who_owns(query.id, &query.query)?),
+        Command::Version(output) => version::print(output.output == OutputFormat::Json)?,
+        Command::Userns(query) => ids::print(query)?,
+        Command::WhoOwns(query) => owner::who_owns(query)?,
+        Command::Policy(policy) => match &policy.command {
+            cli::PolicyCommand::Explain(explain) => policy::explain(explain)?,
+        },
+        Command::Check(query) => return Ok(check::check(query)?),
         command => {
             log::init(cli.log_format);
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(serve_or_ask(command))
+            runtime.block_on(serve_or_ask(command))?;
         }
     }
+    Ok(true)
 }
 
 /// The commands that wait: for requests, for the kernel, or for the daemon.
@@ -63,7 +74,11 @@ async fn serve_or_ask(command: &Command) -> Result<(), Box<dyn Error>> {
         }
         Command::Runtime(runtime) => Ok(Box::pin(serve::serve(&places(&runtime.instance)?, runtime)).await?),
         Command::Image(image) => Ok(Box::pin(images::run(&places(&image.instance)?, &image.command)).await?),
-        Command::Version(_) | Command::Userns(_) | Command::WhoOwns(_) => Ok(()),
+        Command::Version(_)
+        | Command::Userns(_)
+        | Command::WhoOwns(_)
+        | Command::Policy(_)
+        | Command::Check(_) => Ok(()),
     }
 }
 

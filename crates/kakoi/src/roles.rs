@@ -14,10 +14,12 @@ use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
 use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, VolumeProbe};
 use runtime::Runtime;
+use scheduler::Fencing;
 use sys::mount::BindError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use userns::policy::Policy;
 
 use crate::config::Config;
 use crate::node::SERVICE;
@@ -33,8 +35,16 @@ pub(crate) fn client(api: &ApiServer, identity: Identity) -> Client {
 }
 
 /// Starts the scheduler and the controllers.
-pub(crate) fn start_controllers(api: &ApiServer, tasks: &TaskTracker, shutdown: &CancellationToken) {
-    tasks.spawn(scheduler::run(client(api, Identity::scheduler()), shutdown.clone()));
+pub(crate) fn start_controllers(
+    api: &ApiServer,
+    settings: &Config,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let is_on = settings.gates.is_enabled(Feature::UserNamespacesSupport);
+    let fencing =
+        if is_on && settings.userns_policy == Policy::Always { Fencing::All } else { Fencing::Some };
+    tasks.spawn(scheduler::run(client(api, Identity::scheduler()), fencing, shutdown.clone()));
     let config = ControllerConfig::new(api.ca_pem());
     tasks.spawn(controller::run(client(api, Identity::controller_manager()), config, shutdown.clone()));
 }
@@ -85,6 +95,7 @@ pub(crate) fn kubelet_config(
         cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".to_owned() },
         resolv_conf: machine::resolver(),
         is_userns_on: config.gates.is_enabled(Feature::UserNamespacesSupport),
+        userns_policy: config.userns_policy,
         is_seccomp_default: true,
         ids: ids::space(places, config),
         probe: Arc::new(KernelProbe::new().map_err(KubeletError::Probe)?),

@@ -107,7 +107,7 @@ impl Parts {
             .map_err(NodeError::from)?;
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
-        roles::start_controllers(&api, &tasks, shutdown);
+        roles::start_controllers(&api, config, &tasks, shutdown);
         let kubelet = roles::kubelet_config(places, config, (address, listener), (&api, &runtime))?;
         Ok((Self { api, images, runtime, tasks }, kubelet))
     }
@@ -134,6 +134,8 @@ async fn start_api(
         names: vec![config.node_name.clone()],
         service_ip: IpAddr::V4(*SERVICE.ip()),
         feature_gates: config.gates,
+        userns_policy: config.userns_policy,
+        ids_per_pod: u32::try_from(config.ids_per_pod).unwrap_or(u32::MAX),
         admin_kubeconfig: places.admin_kubeconfig(),
     };
     apiserver::start(api, shutdown.clone()).await

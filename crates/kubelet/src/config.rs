@@ -53,6 +53,8 @@ pub struct KubeletConfig {
     pub resolv_conf: PathBuf,
     /// The gate `UserNamespacesSupport`.
     pub is_userns_on: bool,
+    /// What absent `hostUsers` means, unless a namespace's label says otherwise.
+    pub userns_policy: userns::policy::Policy,
     /// Use the runtime's seccomp profile where a container names none.
     pub is_seccomp_default: bool,
     /// The ID space.

@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod env;
 mod event;
+mod fence;
 pub mod idspace;
 mod logs;
 mod metrics;

@@ -2,13 +2,23 @@
 
 use std::sync::Arc;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::idspace::Gauges;
+
+/// The labels of a decision about a user namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DecisionLabels {
+    pub(crate) policy: &'static str,
+    pub(crate) outcome: &'static str,
+    pub(crate) reason: &'static str,
+}
 
 /// Counters that the node agent keeps; clones share them.
 #[derive(Clone, Debug)]
@@ -18,6 +28,8 @@ pub(crate) struct Metrics {
     pub(crate) userns_pods: Counter,
     /// Syncs of such Pods that failed.
     pub(crate) userns_pods_errors: Counter,
+    /// First decisions about Pods' user namespaces.
+    pub(crate) userns_decisions: Family<DecisionLabels, Counter>,
     /// Pods that this node works on.
     pub(crate) pods: Gauge,
     /// Seconds from the first sight of a Pod to all its containers running.
@@ -44,6 +56,12 @@ impl Metrics {
             "Failed attempts to start Pods with user namespaces",
             userns_pods_errors.clone(),
         );
+        let userns_decisions = Family::default();
+        registry.register(
+            "kakoi_userns_decisions",
+            "Decisions about Pods that do not say `hostUsers: false`, made at their first sandbox",
+            userns_decisions.clone(),
+        );
         registry.register("kubelet_active_pods", "Pods that this node works on", pods.clone());
         registry.register(
             "kubelet_pod_start_duration_seconds",
@@ -61,6 +79,7 @@ impl Metrics {
             registry: Arc::new(registry),
             userns_pods,
             userns_pods_errors,
+            userns_decisions,
             pods,
             pod_start,
             blocks,

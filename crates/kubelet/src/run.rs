@@ -199,6 +199,8 @@ impl Parts {
             findings: findings.iter().map(|finding| (finding.pod.clone(), finding.message.clone())).collect(),
             ids,
             is_userns_on: config.is_userns_on,
+            userns_policy: config.userns_policy,
+            ids_per_pod: u32::try_from(config.ids.ids_per_pod).unwrap_or(u32::MAX),
             probe: config.probe,
             ended: EndedContainers::default(),
             metrics: Metrics::new(),

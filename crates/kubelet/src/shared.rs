@@ -38,6 +38,8 @@ pub(crate) struct RuntimeInfo {
     pub(crate) problem: String,
     pub(crate) handlers: Vec<v1::RuntimeHandler>,
     pub(crate) features: v1::RuntimeFeatures,
+    /// Why the default handler makes no user namespaces, where the runtime says so.
+    pub(crate) userns_problem: String,
 }
 
 /// Everything a Pod worker works with.
@@ -53,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) findings: Vec<(PodUid, String)>,
     pub(crate) ids: Arc<dyn IdAllocator>,
     pub(crate) is_userns_on: bool,
+    pub(crate) userns_policy: userns::policy::Policy,
+    pub(crate) ids_per_pod: u32,
     pub(crate) probe: Arc<dyn VolumeProbe>,
     pub(crate) puller: Puller,
     pub(crate) ended: EndedContainers,

@@ -1,6 +1,7 @@
-//! Whether a Pod gets a user namespace of its own, and with which IDs.
+//! What a Pod says of its user namespace, and with which IDs the runtime is asked for one.
 //!
-//! `spec.hostUsers` is honoured or refused, never dropped: `false` needs a runtime handler that says it can, and the
+//! `spec.hostUsers` is honoured or refused, never dropped; where it is not `false` the policy decides
+//! (`pod::worker::fence`). `false` needs a runtime handler that says it can, and the
 //! IDs come from the ID space through [`IdAllocator`]. The order is observable: the handler is asked before anything
 //! is allocated, so that a refusal leaves no state.
 
@@ -20,6 +21,8 @@ pub trait IdAllocator: Send + Sync {
     /// # Errors
     /// When no IDs can be given to the Pod, with the reason for its user.
     fn get_or_create(&self, pod: &PodUid) -> Result<IdMappings, IdSpaceError>;
+    /// Whether the Pod has a record of IDs, good or bad.
+    fn is_recorded(&self, pod: &PodUid) -> bool;
     /// Refuses new IDs to the Pod from now on.
     fn terminate(&self, pod: &PodUid);
     /// Frees the Pod's IDs; the caller knows that nothing of the Pod runs.
@@ -39,6 +42,10 @@ pub trait IdAllocator: Send + Sync {
 impl IdAllocator for IdSpace {
     fn get_or_create(&self, pod: &PodUid) -> Result<IdMappings, IdSpaceError> {
         Self::get_or_create(self, pod)
+    }
+
+    fn is_recorded(&self, pod: &PodUid) -> bool {
+        Self::is_recorded(self, pod)
     }
 
     fn terminate(&self, pod: &PodUid) {
@@ -63,8 +70,8 @@ impl IdAllocator for IdSpace {
 pub(crate) enum Wish {
     /// The gate is off and nothing is asked: the runtime is told nothing.
     Unspoken,
-    /// The node's IDs.
-    Node,
+    /// The node's IDs, or nothing: the policy decides.
+    Policy,
     /// IDs of the Pod's own.
     Own,
 }
@@ -109,7 +116,7 @@ pub(crate) fn plan_wish(pod: &Pod, is_gate_on: bool) -> Result<Wish, UsernsError
     match (is_gate_on, host_users) {
         (false, None) => Ok(Wish::Unspoken),
         (false, Some(_)) => Err(UsernsError::GateOff),
-        (true, None | Some(true)) => Ok(Wish::Node),
+        (true, None | Some(true)) => Ok(Wish::Policy),
         (true, Some(false)) => Ok(Wish::Own),
     }
 }
@@ -194,8 +201,8 @@ mod tests {
     #[test]
     fn the_gate_and_the_field_decide() {
         for (gate, field, expected) in [
-            (true, None, Ok(Wish::Node)),
-            (true, Some(true), Ok(Wish::Node)),
+            (true, None, Ok(Wish::Policy)),
+            (true, Some(true), Ok(Wish::Policy)),
             (true, Some(false), Ok(Wish::Own)),
             (false, None, Ok(Wish::Unspoken)),
             (false, Some(true), Err(UsernsError::GateOff)),

@@ -58,6 +58,7 @@ pub(crate) fn check(pod: &Pod, place: &Place, places: &[Place]) -> Result<(), Re
     unschedulable(pod, &place.node)?;
     taints(pod, &place.node)?;
     node_affinity(pod, &place.node)?;
+    user_namespaces(pod, &place.node)?;
     ports(pod, place)?;
     fit(pod, place)?;
     spread(pod, place, places)?;
@@ -90,6 +91,17 @@ fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     let is_selected = pod.node_selector.iter().all(|(key, value)| label(key) == Some(value));
     let is_wanted = pod.node_terms.as_ref().is_none_or(|terms| terms.iter().any(|t| term_matches(t, node)));
     if is_selected && is_wanted { Ok(()) } else { never("node(s) didn't match Pod's node affinity/selector") }
+}
+
+/// A Pod that must have a user namespace goes only where the runtime handler reports them. Whether it must is in the
+/// Pod by now: the namespace's policy is written into `host_users` before.
+fn user_namespaces(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    match &node.userns_problem {
+        Some(problem) if pod.host_users == Some(false) && !pod.has_runtime_class => {
+            never(&format!("node(s) can't make user namespaces ({problem})"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn term_matches(term: &NodeTerm, node: &Node) -> bool {

@@ -18,8 +18,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use model::{Node, Pod};
+use model::{Namespace, Node, Pod};
 use plan::{Cluster, Decision};
+
+pub use plan::Fencing;
 
 const CHANNEL: usize = 256;
 /// How long a Pod rests after a binding that failed.
@@ -36,9 +38,16 @@ enum Outcome {
 type Work = FuturesUnordered<BoxFuture<'static, Outcome>>;
 
 /// Schedules Pods until `shutdown`. `client` speaks as `system:kube-scheduler`.
-pub async fn run(client: Client, shutdown: CancellationToken) {
+pub async fn run(client: Client, fencing: Fencing, shutdown: CancellationToken) {
     let (pods_out, pods) = mpsc::channel(CHANNEL);
     let (nodes_out, nodes) = mpsc::channel(CHANNEL);
+    let (namespaces_out, namespaces) = mpsc::channel(CHANNEL);
+    let watch_namespaces = informer::watch::<Namespace>(
+        client.clone(),
+        Target::all("/api/v1/namespaces"),
+        namespaces_out,
+        shutdown.child_token(),
+    );
     let watch_pods =
         informer::watch::<Pod>(client.clone(), Target::all("/api/v1/pods"), pods_out, shutdown.child_token());
     let watch_nodes = informer::watch::<Node>(
@@ -48,8 +57,16 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         shutdown.child_token(),
     );
     let schedule =
-        Scheduler { client, cluster: Cluster::default(), work: Work::new(), shutdown: shutdown.clone() };
-    tokio::join!(watch_pods, watch_nodes, schedule.run(pods, nodes));
+        Scheduler { client, cluster: Cluster::new(fencing), work: Work::new(), shutdown: shutdown.clone() };
+    let changes = Changes { pods, nodes, namespaces };
+    tokio::join!(watch_pods, watch_nodes, watch_namespaces, schedule.run(changes));
+}
+
+/// What the watches tell.
+struct Changes {
+    pods: mpsc::Receiver<Update<Pod>>,
+    nodes: mpsc::Receiver<Update<Node>>,
+    namespaces: mpsc::Receiver<Update<Namespace>>,
 }
 
 struct Scheduler {
@@ -60,12 +77,14 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    async fn run(mut self, mut pods: mpsc::Receiver<Update<Pod>>, mut nodes: mpsc::Receiver<Update<Node>>) {
+    async fn run(mut self, changes: Changes) {
+        let Changes { mut pods, mut nodes, mut namespaces } = changes;
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 Some(update) = pods.recv() => self.cluster.apply_pods(update),
                 Some(update) = nodes.recv() => self.cluster.apply_nodes(update),
+                Some(update) = namespaces.recv() => self.cluster.apply_namespaces(update),
                 Some(outcome) = self.work.next(), if !self.work.is_empty() => self.settle(outcome),
             }
             // What has arrived meanwhile belongs to the same round.
@@ -74,6 +93,9 @@ impl Scheduler {
             }
             while let Ok(update) = nodes.try_recv() {
                 self.cluster.apply_nodes(update);
+            }
+            while let Ok(update) = namespaces.try_recv() {
+                self.cluster.apply_namespaces(update);
             }
             let decisions =
                 tracing::debug_span!(target: "path", "scheduler: plan").in_scope(|| self.cluster.plan());

@@ -12,6 +12,10 @@ use crate::resource::{Resources, pod_requests};
 
 /// The name in `spec.schedulerName` for which this scheduler works.
 pub(crate) const SCHEDULER_NAME: &str = "default-scheduler";
+/// The namespace label that says which Pods get user namespaces.
+const POLICY_LABEL: &str = "kakoi.dev/user-namespaces";
+/// The node's condition that says why it can't make them.
+const USERNS_CONDITION: &str = "kakoi.dev/UserNamespaces";
 
 /// A Pod.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -37,6 +41,10 @@ pub(crate) struct Pod {
     pub(crate) affinity: Vec<PodTerm>,
     pub(crate) anti_affinity: Vec<PodTerm>,
     pub(crate) spread: Vec<Spread>,
+    /// What it says of `hostUsers`.
+    pub(crate) host_users: Option<bool>,
+    /// Whether it has a runtime class: which handler that means is not known here, and the node's kubelet tells.
+    pub(crate) has_runtime_class: bool,
     /// The message of its condition `PodScheduled`, when that is `False`.
     pub(crate) told: Option<String>,
 }
@@ -91,6 +99,17 @@ pub(crate) struct Node {
     pub(crate) taints: Vec<Taint>,
     pub(crate) is_unschedulable: bool,
     pub(crate) allocatable: Resources,
+    /// Why its default runtime handler makes no user namespaces; `None` when it reports that it does.
+    pub(crate) userns_problem: Option<String>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Value")]
+pub(crate) struct Namespace {
+    pub(crate) meta: Meta,
+    /// Whether its label demands a user namespace for each Pod; `None` where it says nothing that is known.
+    pub(crate) fences_all: Option<bool>,
 }
 
 /// A mark on a node that keeps Pods away.
@@ -110,6 +129,24 @@ impl Object for Pod {
 impl Object for Node {
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+}
+
+impl Object for Namespace {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl From<Value> for Namespace {
+    fn from(object: Value) -> Self {
+        let labels = metadata(&object).map("labels");
+        let fences_all = match labels.and_then(|labels| labels.get(POLICY_LABEL)?.as_str()) {
+            Some("always") => Some(true),
+            Some("default" | "opt-in") => Some(false),
+            _ => None,
+        };
+        Self { meta: Meta::of(&object), fences_all }
     }
 }
 
@@ -142,6 +179,8 @@ impl From<Value> for Pod {
             affinity: pod_terms(affinity, "podAffinity", namespace),
             anti_affinity: pod_terms(affinity, "podAntiAffinity", namespace),
             spread: spread(spec),
+            host_users: spec.flag("hostUsers"),
+            has_runtime_class: !spec.text("runtimeClassName").is_empty(),
             told: told(status),
         }
     }
@@ -274,8 +313,27 @@ impl From<Value> for Node {
             taints,
             is_unschedulable: spec.is_true("unschedulable"),
             allocatable: Resources::read(status, "allocatable"),
+            userns_problem: userns_problem(status),
         }
     }
+}
+
+/// What the default handler lacks: the kubelet's condition says it, where there is one.
+fn userns_problem(status: &Value) -> Option<String> {
+    let mut handlers = status.list("runtimeHandlers").iter();
+    let default = handlers.find(|handler| handler.text("name").is_empty());
+    let has = |handler: &Value| handler.field("features").is_some_and(|f| f.is_true("userNamespaces"));
+    if default.is_some_and(has) {
+        return None;
+    }
+    let mut conditions = status.list("conditions").iter();
+    let told = conditions.find(|c| c.text("type") == USERNS_CONDITION && c.text("status") == "False");
+    let message = told.map_or("", |condition| condition.text("message"));
+    Some(match (message, default) {
+        ("", None) => "it reports no runtime handlers".to_owned(),
+        ("", Some(_)) => "its runtime handler reports none".to_owned(),
+        (message, _) => message.to_owned(),
+    })
 }
 
 fn taint(value: &Value) -> Taint {

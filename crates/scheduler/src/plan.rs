@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use informer::{Store, Update};
 
 use crate::filter::{Place, Refusal, check, is_tolerated, message};
-use crate::model::{Node, Pod};
+use crate::model::{Namespace, Node, Pod};
 
 /// What a round decides about a Pod.
 #[derive(Clone, Debug)]
@@ -26,11 +26,24 @@ pub(crate) enum Decision {
     },
 }
 
+/// Which Pods the nodes fence, unless a namespace's label says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fencing {
+    /// Those that ask, and those that can be: none must be.
+    #[default]
+    Some,
+    /// All (the policy `always`).
+    All,
+}
+
 /// What the scheduler knows.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     pods: Store<Pod>,
     nodes: Store<Node>,
+    namespaces: Store<Namespace>,
+    /// The nodes' policy demands a user namespace for each Pod.
+    fences_all: bool,
     /// Pods that are being bound, by key: UID and node. They take room although the API does not say so yet.
     assumed: HashMap<String, (String, String)>,
     /// What was said last about Pods that fit nowhere, by UID.
@@ -38,6 +51,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Nothing is known yet but the nodes' policy.
+    pub(crate) fn new(fencing: Fencing) -> Self {
+        Self { fences_all: fencing == Fencing::All, ..Self::default() }
+    }
+
     pub(crate) fn apply_pods(&mut self, update: Update<Pod>) {
         for key in self.pods.apply(update) {
             let known = self.pods.get(&key);
@@ -57,6 +75,19 @@ impl Cluster {
         self.nodes.apply(update);
     }
 
+    pub(crate) fn apply_namespaces(&mut self, update: Update<Namespace>) {
+        self.namespaces.apply(update);
+    }
+
+    /// A Pod as its namespace's policy makes it: under `always` one that says nothing asks for a user namespace.
+    fn under_policy(&self, mut pod: Pod) -> Pod {
+        let label = self.namespaces.get(&pod.meta.namespace).and_then(|namespace| namespace.fences_all);
+        if label.unwrap_or(self.fences_all) {
+            pod.host_users = pod.host_users.or(Some(false));
+        }
+        pod
+    }
+
     /// A binding that failed no longer takes room; the Pod is decided about again.
     pub(crate) fn forget(&mut self, key: &str) {
         self.assumed.remove(key);
@@ -64,7 +95,7 @@ impl Cluster {
 
     /// Decides about every Pod that waits, the most important and oldest first.
     pub(crate) fn plan(&mut self) -> Vec<Decision> {
-        if !self.pods.is_synced() || !self.nodes.is_synced() {
+        if !self.pods.is_synced() || !self.nodes.is_synced() || !self.namespaces.is_synced() {
             return Vec::new();
         }
         let mut waiting: Vec<Pod> = self
@@ -72,6 +103,7 @@ impl Cluster {
             .iter()
             .filter(|p| p.is_waiting && !self.assumed.contains_key(&p.meta.key()))
             .cloned()
+            .map(|pod| self.under_policy(pod))
             .collect();
         if waiting.is_empty() {
             return Vec::new();
@@ -164,7 +196,41 @@ mod tests {
         let mut cluster = Cluster::default();
         cluster.apply_nodes(Update::Snapshot(nodes));
         cluster.apply_pods(Update::Snapshot(pods));
+        cluster.apply_namespaces(Update::Snapshot(Vec::new()));
         cluster
+    }
+
+    #[test]
+    fn a_pod_that_must_be_fenced_goes_where_it_can_be() {
+        let able = |name: &str| {
+            Node::from(json!({"metadata": {"name": name}, "status": {
+                "conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": "1", "memory": "8Gi", "pods": "9"},
+                "runtimeHandlers": [{"name": "", "features": {"userNamespaces": true}}]}}))
+        };
+        let mut unable = node("old", "64");
+        unable.userns_problem = Some("overlay can't be ID-mapped".into());
+        let asking = |name: &str| Pod { host_users: Some(false), ..pod(name, "1", "") };
+        assert_eq!(told(&cluster(vec![unable.clone(), able("new")], vec![asking("a")]).plan()), ["a -> new"]);
+        assert_eq!(
+            told(&cluster(vec![unable.clone(), able("new")], vec![pod("a", "1", "")]).plan()),
+            ["a -> old"]
+        );
+        let refused = told(&cluster(vec![unable.clone(), node("bare", "1")], vec![asking("a")]).plan());
+        assert_eq!(
+            refused,
+            [
+                "a: 0/2 nodes are available: 1 node(s) can't make user namespaces (it reports no runtime handlers), \
+              1 node(s) can't make user namespaces (overlay can't be ID-mapped). \
+              preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ]
+        );
+        let mut strict = cluster(vec![unable.clone()], vec![pod("a", "1", "")]);
+        let label = json!({"metadata": {"name": "d", "labels": {"kakoi.dev/user-namespaces": "always"}}});
+        strict.apply_namespaces(Update::Snapshot(vec![label.into()]));
+        assert!(told(&strict.plan())[0].contains("can't make user namespaces"));
+        let mut strict = cluster(vec![unable], vec![pod("a", "1", "")]);
+        strict.fences_all = true;
+        assert!(told(&strict.plan())[0].contains("can't make user namespaces"));
     }
 
     fn told(decisions: &[Decision]) -> Vec<String> {
@@ -183,6 +249,7 @@ mod tests {
         cluster.apply_pods(Update::Snapshot(vec![pod("p", "1", "")]));
         assert!(cluster.plan().is_empty());
         cluster.apply_nodes(Update::Snapshot(Vec::new()));
+        cluster.apply_namespaces(Update::Snapshot(Vec::new()));
         assert_eq!(told(&cluster.plan()), ["p: no nodes available to schedule pods"]);
     }
 

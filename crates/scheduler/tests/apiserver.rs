@@ -32,13 +32,15 @@ impl Cluster {
             names: Vec::new(),
             service_ip: "10.96.0.1".parse().unwrap(),
             feature_gates: api::feature::Gates::default(),
+            userns_policy: userns::policy::Policy::OptIn,
+            ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
             state_dir: directory.path().to_owned(),
         };
         let server = apiserver::start(config, shutdown.clone()).await.unwrap();
         let admin = Client::new(server.service_for(Identity::admin()), "default");
         let client = Client::new(server.service_for(Identity::scheduler()), "default");
-        let scheduler = tokio::spawn(scheduler::run(client, shutdown.clone()));
+        let scheduler = tokio::spawn(scheduler::run(client, scheduler::Fencing::Some, shutdown.clone()));
         let cluster = Self { server, admin, shutdown, scheduler, _directory: directory };
         let account = json!({"metadata": {"name": "default"}});
         cluster.send(Method::POST, "/api/v1/namespaces/default/serviceaccounts", &account).await;

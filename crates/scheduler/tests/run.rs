@@ -51,15 +51,22 @@ async fn pods_are_bound_and_those_that_do_not_fit_wait_for_a_node() {
     let (writes, mut written) = mpsc::unbounded_channel::<(String, Value)>();
     let (nodes, _) = broadcast::channel(8);
     let (pods, _) = broadcast::channel(8);
+    let (namespaces, _) = broadcast::channel(8);
+    let namespaces_of_server = namespaces.clone();
     let (pods_of_server, nodes_of_server) = (pods.clone(), nodes.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
         let (writes, pods, nodes) = (writes.clone(), pods_of_server.clone(), nodes_of_server.clone());
+        let namespaces = namespaces_of_server.clone();
         async move {
             let path = request.uri().path().to_owned();
             let body = if request.method() == Method::GET {
                 match path.as_str() {
                     "/api/v1/pods" => {
                         stream(initial(&[pod("big", "3"), pod("small", "1")]), pods.subscribe())
+                    }
+                    "/api/v1/namespaces" => {
+                        let default = json!({"metadata": {"name": "default", "resourceVersion": "1"}});
+                        stream(initial(&[default]), namespaces.subscribe())
                     }
                     _ => stream(initial(&[node("one", "2")]), nodes.subscribe()),
                 }
@@ -72,7 +79,11 @@ async fn pods_are_bound_and_those_that_do_not_fit_wait_for_a_node() {
         }
     });
     let shutdown = CancellationToken::new();
-    let scheduler = tokio::spawn(scheduler::run(Client::new(service, "default"), shutdown.clone()));
+    let scheduler = tokio::spawn(scheduler::run(
+        Client::new(service, "default"),
+        scheduler::Fencing::Some,
+        shutdown.clone(),
+    ));
     let mut seen: Vec<(String, Value)> = Vec::new();
     let mut wait_for = async |count: usize| {
         while seen.len() < count {

@@ -7,6 +7,9 @@ use super::{Column, age_cell, name_cell};
 use crate::access::{Access, metadata, spec, status};
 use crate::time;
 
+/// The condition in which the kubelet says what became of the Pod's user namespace.
+const USER_NAMESPACE: &str = "kakoi.dev/UserNamespace";
+
 /// The columns of a Pod.
 pub(crate) const COLUMNS: &[Column] = &[
     Column::NAME,
@@ -18,6 +21,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     Column::wide("Node", "The node that runs the Pod."),
     Column::wide("Nominated Node", "The node on which room is being made for the Pod."),
     Column::wide("Readiness Gates", "How many extra conditions of readiness hold, of how many."),
+    Column::wide("Host-UIDs", "The node's IDs that are the Pod's own, or why it has the node's."),
 ];
 
 /// The cells of [`COLUMNS`].
@@ -35,7 +39,18 @@ pub(crate) fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
         or_none(spec(pod).text("nodeName")),
         or_none(status(pod).text("nominatedNodeName")),
         readiness_gates(pod).into(),
+        or_none(&host_uids(pod)),
     ]
+}
+
+/// The Pod's range, which begins the message of its condition, or `node` and why it has none.
+fn host_uids(pod: &Value) -> String {
+    let mut conditions = status(pod).list("conditions").iter();
+    let Some(condition) = conditions.find(|c| c.text("type") == USER_NAMESPACE) else { return String::new() };
+    match condition.text("status") {
+        "True" => condition.text("message").split(' ').next().unwrap_or_default().to_owned(),
+        _ => format!("node ({})", condition.text("reason")),
+    }
 }
 
 /// A Pod that has ended says so beside the cells.
@@ -347,6 +362,22 @@ mod tests {
             "spec": {"nodeName": "n", "containers": [{}], "readinessGates": [{"conditionType": "a/b"}]},
             "status": {"phase": "Running", "podIPs": [{"ip": "10.88.0.2"}]}});
         let row = row(&pod, "2026-11-23T12:00:05Z".parse().unwrap());
-        assert_eq!(row[4..], [json!("53s"), json!("10.88.0.2"), json!("n"), json!("<none>"), json!("0/1")]);
+        assert_eq!(
+            row[4..],
+            [json!("53s"), json!("10.88.0.2"), json!("n"), json!("<none>"), json!("0/1"), json!("<none>")]
+        );
+    }
+
+    #[test]
+    fn the_column_of_host_ids_comes_from_the_condition() {
+        let cell = |status: &str, reason: &str, message: &str| {
+            let condition =
+                json!({"type": USER_NAMESPACE, "status": status, "reason": reason, "message": message});
+            let pod = json!({"metadata": {"name": "p"}, "status": {"conditions": [condition]}});
+            row(&pod, Timestamp::UNIX_EPOCH).last().cloned()
+        };
+        let fenced = cell("True", "Requested", "131072-196607 of the node are its 0-65535: it says so");
+        assert_eq!(fenced, Some(json!("131072-196607")));
+        assert_eq!(cell("False", "HostNetwork", "the node's IDs: …"), Some(json!("node (HostNetwork)")));
     }
 }

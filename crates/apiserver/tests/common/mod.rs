@@ -122,6 +122,8 @@ pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
         names: vec!["testnode".to_owned()],
         service_ip: "10.96.0.1".parse().unwrap(),
         feature_gates: api::feature::Gates::default(),
+        userns_policy: userns::policy::Policy::OptIn,
+        ids_per_pod: 65_536,
         admin_kubeconfig: directory.join("admin.kubeconfig"),
         state_dir: directory,
     }

@@ -58,6 +58,8 @@ impl Cluster {
             names: Vec::new(),
             service_ip: "10.96.0.1".parse().unwrap(),
             feature_gates: api::feature::Gates::default(),
+            userns_policy: userns::policy::Policy::OptIn,
+            ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
             state_dir: directory.path().to_owned(),
         };

@@ -1,8 +1,10 @@
 //! Keeps what the runtime says of itself up to date for the node's status and for the check of its handlers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cri::v1;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +47,7 @@ pub(crate) async fn follow_runtime(cri: Cri, info: watch::Sender<RuntimeInfo>, s
 /// What the runtime says now.
 pub(crate) async fn ask(cri: &Cri) -> Result<RuntimeInfo, CriError> {
     let version = cri.version(v1::VersionRequest::default()).await?;
-    let answer = cri.status(v1::StatusRequest::default()).await?;
+    let answer = cri.status(v1::StatusRequest { verbose: true }).await?;
     let conditions = answer.status.unwrap_or_default().conditions;
     let unmet = |type_: &str| {
         let found = conditions.iter().find(|condition| condition.r#type == type_);
@@ -67,5 +69,13 @@ pub(crate) async fn ask(cri: &Cri) -> Result<RuntimeInfo, CriError> {
         problem: problem.unwrap_or_default(),
         handlers: answer.runtime_handlers,
         features: answer.features.unwrap_or_default(),
+        userns_problem: userns_problem(&answer.info),
     })
+}
+
+/// What our runtime's verbose status says of user namespaces; others say nothing.
+fn userns_problem(info: &BTreeMap<String, String>) -> String {
+    let config = info.get("config").and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let reason = config.as_ref().and_then(|config| config.pointer("/userNamespaces/reason")?.as_str());
+    reason.unwrap_or_default().to_owned()
 }

@@ -142,10 +142,27 @@ fn plan_conditions(input: NodeInput<'_>) -> Vec<NodeCondition> {
     } else {
         (false, "KubeletNotReady", input.runtime.problem.clone())
     };
+    let fenced = user_namespaces(input.runtime).map(|claim| ("kakoi.dev/UserNamespaces", claim));
     [("MemoryPressure", memory), ("DiskPressure", disk), ("PIDPressure", pids), ("Ready", ready)]
         .into_iter()
+        .chain(fenced)
         .map(|(type_, claim)| condition(input, type_, claim))
         .collect()
+}
+
+/// Whether the default runtime handler makes user namespaces, and what it lacks; nothing while it says nothing.
+fn user_namespaces(runtime: &RuntimeInfo) -> Option<(bool, &'static str, String)> {
+    let default = runtime.handlers.iter().find(|handler| handler.name.is_empty())?;
+    let has = default.features.as_ref().is_some_and(|features| features.user_namespaces);
+    Some(match (has, runtime.userns_problem.as_str()) {
+        (true, _) => (
+            true,
+            "Supported",
+            "Pods can have user namespaces, and ID-mapped volumes on this kernel".to_owned(),
+        ),
+        (false, "") => (false, "Missing", "the container runtime reports no user namespaces".to_owned()),
+        (false, problem) => (false, "Missing", problem.to_owned()),
+    })
 }
 
 fn condition(

@@ -119,6 +119,12 @@ impl Puller {
         }
     }
 
+    /// The container's image, if it is on the node.
+    pub(crate) async fn find(&self, container: &Container) -> Result<Option<LocalImage>, CriError> {
+        let image = container.image.clone().unwrap_or_default();
+        self.look_up(&v1::ImageSpec { image, ..Default::default() }).await
+    }
+
     async fn look_up(&self, spec: &v1::ImageSpec) -> Result<Option<LocalImage>, CriError> {
         let request = v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false };
         let found = match self.cri.image_status(request).await {

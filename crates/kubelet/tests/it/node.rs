@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) directory: tempfile::TempDir,
     cgroup: String,
     is_userns_on: bool,
+    /// The node's policy for user namespaces, from the next start of the node agent on.
+    pub(crate) policy: userns::policy::Policy,
     kubelet: Option<(JoinHandle<()>, CancellationToken)>,
     shutdown: CancellationToken,
 }
@@ -59,6 +61,8 @@ impl Node {
             names: Vec::new(),
             service_ip: "10.96.0.1".parse().unwrap(),
             feature_gates: api::feature::Gates::default(),
+            userns_policy: userns::policy::Policy::OptIn,
+            ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
             state_dir: directory.path().join("state"),
         };
@@ -70,7 +74,8 @@ impl Node {
         accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
         let cgroup = format!("/kubelet-test-{}-{:x}", std::process::id(), rand::random::<u32>());
         let server = Some(server);
-        Self { server, admin, script, directory, cgroup, is_userns_on, kubelet: None, shutdown }
+        let policy = userns::policy::Policy::OptIn;
+        Self { server, admin, script, directory, cgroup, is_userns_on, policy, kubelet: None, shutdown }
     }
 
     /// Starts the node agent over the runtime as it is now.
@@ -130,6 +135,7 @@ impl Node {
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             resolv_conf: "/etc/resolv.conf".into(),
             is_userns_on: self.is_userns_on,
+            userns_policy: self.policy,
             is_seccomp_default: true,
             ids: self.ids(),
             probe: Arc::new(Mappable),

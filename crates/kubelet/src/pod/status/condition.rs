@@ -6,6 +6,7 @@ use super::StatusInput;
 use super::container::ContainerStatuses;
 use super::phase::Phase;
 use crate::clock::api_time;
+use crate::fence::{CONDITION, Fence};
 
 const READY_TO_START: &str = "PodReadyToStartContainers";
 const INITIALIZED: &str = "Initialized";
@@ -14,19 +15,19 @@ const CONTAINERS_READY: &str = "ContainersReady";
 const SCHEDULED: &str = "PodScheduled";
 
 /// A condition before times are added.
-struct Claim {
+struct Claim<'a> {
     type_: &'static str,
     holds: bool,
-    reason: Option<&'static str>,
+    reason: Option<&'a str>,
     message: Option<String>,
 }
 
-impl Claim {
+impl<'a> Claim<'a> {
     fn holds(type_: &'static str) -> Self {
         Self { type_, holds: true, reason: None, message: None }
     }
 
-    fn fails(type_: &'static str, reason: &'static str, message: Option<String>) -> Self {
+    fn fails(type_: &'static str, reason: &'a str, message: Option<String>) -> Self {
         Self { type_, holds: false, reason: Some(reason), message }
     }
 }
@@ -38,13 +39,14 @@ pub(crate) fn plan_conditions(
     statuses: &ContainerStatuses,
 ) -> Vec<PodCondition> {
     let containers_ready = containers_ready(phase, statuses);
-    let claims = [
+    let mut claims = vec![
         ready_to_start(input),
         initialized(input, phase, statuses),
         ready(input, &containers_ready),
         containers_ready,
         Claim::holds(SCHEDULED),
     ];
+    claims.extend(input.fence.map(user_namespace));
     let is_own = |type_: &str| claims.iter().any(|claim| claim.type_ == type_);
     let foreign: Vec<PodCondition> = input
         .previous
@@ -58,7 +60,7 @@ pub(crate) fn plan_conditions(
 }
 
 /// The time of the last change is kept as long as the status is the same.
-fn with_times(input: StatusInput<'_>, claim: &Claim) -> PodCondition {
+fn with_times(input: StatusInput<'_>, claim: &Claim<'_>) -> PodCondition {
     let status = if claim.holds { "True" } else { "False" };
     let before = input.previous.conditions.iter().flatten().find(|condition| condition.type_ == claim.type_);
     let kept = before
@@ -75,14 +77,20 @@ fn with_times(input: StatusInput<'_>, claim: &Claim) -> PodCondition {
     }
 }
 
-fn ready_to_start(input: StatusInput<'_>) -> Claim {
+/// Whether the Pod has a user namespace of its own, with which IDs, and why.
+fn user_namespace(fence: &Fence) -> Claim<'_> {
+    let message = Some(fence.message.clone());
+    Claim { type_: CONDITION, holds: fence.is_own, reason: Some(&fence.reason), message }
+}
+
+fn ready_to_start(input: StatusInput<'_>) -> Claim<'static> {
     let has_address = |ips: &[String], host: bool| host || !ips.is_empty();
     let ready = input.observed.ready_sandbox();
     let holds = ready.is_some_and(|sandbox| has_address(&sandbox.ips, sandbox.uses_host_network));
     Claim { type_: READY_TO_START, holds, reason: None, message: None }
 }
 
-fn initialized(input: StatusInput<'_>, phase: Phase, statuses: &ContainerStatuses) -> Claim {
+fn initialized(input: StatusInput<'_>, phase: Phase, statuses: &ContainerStatuses) -> Claim<'static> {
     let spec = input.pod.spec.as_ref();
     let is_sidecar = |name: &str| {
         let mut containers = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
@@ -109,7 +117,7 @@ fn initialized(input: StatusInput<'_>, phase: Phase, statuses: &ContainerStatuse
     Claim::fails(INITIALIZED, "ContainersNotInitialized", Some(text))
 }
 
-fn containers_ready(phase: Phase, statuses: &ContainerStatuses) -> Claim {
+fn containers_ready(phase: Phase, statuses: &ContainerStatuses) -> Claim<'static> {
     match phase {
         Phase::Succeeded => return Claim::fails(CONTAINERS_READY, "PodCompleted", None),
         Phase::Failed => return Claim::fails(CONTAINERS_READY, "PodFailed", None),
@@ -125,7 +133,7 @@ fn containers_ready(phase: Phase, statuses: &ContainerStatuses) -> Claim {
 }
 
 /// Ready when the containers are and every readiness gate holds.
-fn ready(input: StatusInput<'_>, containers_ready: &Claim) -> Claim {
+fn ready(input: StatusInput<'_>, containers_ready: &Claim<'static>) -> Claim<'static> {
     if !containers_ready.holds {
         return Claim {
             type_: READY,

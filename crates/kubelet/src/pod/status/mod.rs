@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use super::observed::Observed;
 use super::resource::qos_class;
 use crate::clock::api_time;
+use crate::fence::Fence;
 use crate::probe::Results;
 
 /// Why a container is waiting, as users search for it.
@@ -43,6 +44,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) runtime: &'a str,
     pub(crate) host_ips: &'a [String],
     pub(crate) failure: Option<&'a Failure>,
+    /// What was decided about the Pod's user namespace; `None` while it is not known.
+    pub(crate) fence: Option<&'a Fence>,
     /// The Pod's containers have ended for good.
     pub(crate) has_ended: bool,
     pub(crate) now: Timestamp,

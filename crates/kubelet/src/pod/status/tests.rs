@@ -14,6 +14,7 @@ struct Case {
     waiting: BTreeMap<String, Waiting>,
     probes: Results,
     failure: Option<Failure>,
+    fence: Option<Fence>,
     has_ended: bool,
 }
 
@@ -24,7 +25,16 @@ impl Case {
         let pod = serde_json::from_value(json!({"metadata": {"name": "p", "generation": 2},
             "spec": {"restartPolicy": policy, "initContainers": list(init), "containers": list(main)}}));
         let (previous, observed, waiting, probes, failure) = Default::default();
-        Self { pod: pod.unwrap(), previous, observed, waiting, probes, failure, has_ended: false }
+        Self {
+            pod: pod.unwrap(),
+            previous,
+            observed,
+            waiting,
+            probes,
+            failure,
+            fence: None,
+            has_ended: false,
+        }
     }
 
     fn with(mut self, containers: Vec<ContainerRecord>) -> Self {
@@ -47,6 +57,7 @@ impl Case {
             runtime: "kakoi",
             host_ips: &["192.0.2.1".into()],
             failure: self.failure.as_ref(),
+            fence: self.fence.as_ref(),
             has_ended: self.has_ended,
             now: at(100),
         })

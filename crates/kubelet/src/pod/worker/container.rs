@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cri::v1;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -68,10 +68,10 @@ impl Worker {
             }
             Err(StartFailure::Aborted) => true,
             Err(failure) => {
-                if super::prepare::wants_userns(pod) {
+                if self.is_fenced(pod) {
                     self.shared.metrics.userns_pods_errors.inc();
                 }
-                self.note_start_failure(pod, start, failure)
+                self.note_start_failure(pod, &start.name, failure)
             }
         }
     }
@@ -88,7 +88,7 @@ impl Worker {
     }
 
     /// Shows and tells of a failed start. `true` when the runtime holds a new record of it.
-    fn note_start_failure(&mut self, pod: &Pod, start: &Start, failure: StartFailure) -> bool {
+    fn note_start_failure(&mut self, pod: &Pod, name: &str, failure: StartFailure) -> bool {
         let now = self.shared.clock.now();
         let later = now.saturating_add(CONFIG_RETRY).ok();
         let (waiting, until, has_record) = match failure {
@@ -113,12 +113,23 @@ impl Worker {
             | "RegistryUnavailable") => reason.to_owned(),
             _ => waiting.message.clone(),
         };
-        self.tell_container(pod, &start.name, Kind::Warning, "Failed", format!("Error: {told}"));
-        self.waiting.insert(start.name.clone(), waiting);
+        self.tell_container(pod, name, Kind::Warning, "Failed", format!("Error: {told}"));
+        self.waiting.insert(name.to_owned(), waiting);
         if let Some(until) = until {
-            self.held.insert(start.name.clone(), until);
+            self.held.insert(name.to_owned(), until);
         }
         has_record
+    }
+
+    /// Shows and tells that an image is not there; it is tried again at the time that is answered.
+    pub(super) fn note_missing_image(
+        &mut self,
+        pod: &Pod,
+        name: &str,
+        failure: ImageFailure,
+    ) -> Option<Timestamp> {
+        self.note_start_failure(pod, name, StartFailure::Image(failure));
+        self.held.get(name).copied()
     }
 
     pub(super) fn tell_container(
@@ -144,7 +155,16 @@ impl Worker {
         let prepared = self.prepared.clone().ok_or_else(|| config_error("the Pod is not prepared"))?;
         let sandbox = observed.ready_sandbox().ok_or_else(|| config_error("the sandbox is not ready"))?;
         let step = tracing::debug_span!(target: "path", "kubelet: image");
-        let image = Box::pin(self.ensure_image(pod, container, &prepared, abort).instrument(step)).await?;
+        let image = match self.fetched.remove(&container.name) {
+            Some(image) => image,
+            None => {
+                let ensure = self.ensure_image(pod, container, &prepared.objects, abort);
+                Box::pin(ensure.instrument(step))
+                    .await
+                    .ok_or(StartFailure::Aborted)?
+                    .map_err(StartFailure::Image)?
+            }
+        };
         let own_ids = prepared.userns.mappings().cloned();
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
@@ -195,13 +215,14 @@ impl Worker {
         Ok(())
     }
 
-    async fn ensure_image(
+    /// Makes sure that the container's image is on the node; `None` when the Pod is to end meanwhile.
+    pub(super) async fn ensure_image(
         &self,
         pod: &Pod,
         container: &Container,
-        prepared: &Prepared,
+        objects: &crate::object::Snapshot,
         abort: &CancellationToken,
-    ) -> Result<LocalImage, StartFailure> {
+    ) -> Option<Result<LocalImage, ImageFailure>> {
         let tell = |kind: Kind, reason: &'static str, message: String| {
             self.tell_container(pod, &container.name, kind, reason, message);
         };
@@ -211,15 +232,12 @@ impl Worker {
         let input = PullInput {
             pod_uid: self.uid.as_str(),
             container,
-            objects: &prepared.objects,
+            objects,
             pull_secrets: &secrets,
             sandbox: &sandbox,
             tell: &tell,
         };
-        match abort.run_until_cancelled(Box::pin(self.shared.puller.ensure(input))).await {
-            None => Err(StartFailure::Aborted),
-            Some(result) => result.map_err(StartFailure::Image),
-        }
+        abort.run_until_cancelled(Box::pin(self.shared.puller.ensure(input))).await
     }
 }
 

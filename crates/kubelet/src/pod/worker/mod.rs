@@ -6,6 +6,7 @@
 mod clean;
 mod container;
 mod end;
+mod fence;
 mod prepare;
 mod probes;
 mod sandbox;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::backoff::Backoff;
+use super::image::LocalImage;
 use super::observed::Observed;
 use super::plan::{CrashKey, crash_key};
 use super::publish::Publisher;
@@ -34,6 +36,7 @@ use super::status::phase::Phase;
 use super::status::{Failure, StatusInput, Waiting, plan_status};
 use crate::apiwatch::cache::PodObjects;
 use crate::event::Kind;
+use crate::fence::Fence;
 use crate::logs::read::log_file;
 use crate::probe::Prober;
 use crate::runtime::observe::observe_pod;
@@ -97,6 +100,10 @@ pub(crate) struct Worker {
     failure: Option<Failure>,
     failures_in_a_row: u32,
     prepared: Option<Prepared>,
+    /// What was decided about its user namespace.
+    fence: Option<Fence>,
+    /// Images that were pulled to decide that; their containers need not ask again.
+    fetched: BTreeMap<String, LocalImage>,
     /// Volumes may have to show something new.
     is_stale: bool,
     /// All was prepared since the last wait: passes that follow at once need no second look at it.
@@ -157,6 +164,8 @@ impl Worker {
             failure: None,
             failures_in_a_row: 0,
             prepared: None,
+            fence: None,
+            fetched: BTreeMap::new(),
             is_stale: true,
             is_fresh: false,
             is_over: false,
@@ -297,6 +306,7 @@ impl Worker {
             runtime: &runtime,
             host_ips: &self.shared.host_ips,
             failure: self.failure.as_ref(),
+            fence: self.fence.as_ref(),
             has_ended,
             now: self.shared.clock.now(),
         });

@@ -9,8 +9,11 @@ use tracing::Instrument as _;
 
 use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
 use crate::event::Kind;
+use crate::fence::Fence;
 use crate::idspace::IdSpaceError;
-use crate::object::references;
+use crate::object::{Snapshot, references};
+use crate::pod::image::ImageFailure;
+use crate::pod::observed::Observed;
 use crate::token::TokenError;
 use crate::userns::{PodUserns, UsernsError, Wish, check_handler, plan_wish};
 use crate::volume::payload::{PayloadInput, Tokens, fs_group};
@@ -34,14 +37,26 @@ pub(super) enum Problem {
     Directory(std::io::Error),
     #[error(transparent)]
     Blocking(#[from] BlockingError),
+    #[error("ask for the policy of the namespace {namespace}: {cause}")]
+    Namespace { namespace: String, cause: kube::Error },
+    #[error("read the Pod's spec: {0}")]
+    Spec(#[from] serde_json::Error),
+    #[error("the image of the container {container:?} is not there: {}", .failure.waiting.message)]
+    Image { container: String, failure: ImageFailure },
+    #[error("{0}")]
+    Refused(String),
     #[error("the Pod is being deleted")]
     Aborted,
 }
 
 impl Worker {
     /// Gathers and sets up everything; what is there already is only checked.
-    pub(super) async fn prepare(&mut self, pod: &Pod, abort: &CancellationToken) -> Result<(), Problem> {
-        let (runtime_handler, userns) = self.userns(pod).await?;
+    pub(super) async fn prepare(
+        &mut self,
+        pod: &Pod,
+        observed: &Observed,
+        abort: &CancellationToken,
+    ) -> Result<(), Problem> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         self.shared.objects.hold(namespace, references(pod), &mut self.objects);
         let step = tracing::debug_span!(target: "path", "kubelet: objects");
@@ -54,6 +69,7 @@ impl Worker {
         let tokens = fetched
             .ok_or(Problem::Aborted)?
             .map_err(|cause| Problem::Token { volume: first_token_volume(pod), cause })?;
+        let (runtime_handler, userns) = self.userns(pod, observed, &objects, abort).await?;
         // From here on a change of the objects is a new one.
         self.is_stale = false;
         let setup = Setup {
@@ -80,29 +96,46 @@ impl Worker {
     }
 
     /// The runtime handler and the Pod's user namespace; the handler is asked before anything is allocated.
-    async fn userns(&self, pod: &Pod) -> Result<(String, PodUserns), Problem> {
+    async fn userns(
+        &mut self,
+        pod: &Pod,
+        observed: &Observed,
+        objects: &Snapshot,
+        abort: &CancellationToken,
+    ) -> Result<(String, PodUserns), Problem> {
         // Without RuntimeClass objects the default handler is the only one.
         let handler = String::new();
-        let userns = match plan_wish(pod, self.shared.is_userns_on)? {
-            Wish::Unspoken => PodUserns::Unspoken,
-            Wish::Node => PodUserns::Node,
+        let fence = match plan_wish(pod, self.shared.is_userns_on)? {
+            Wish::Unspoken if !self.is_recorded().await? => return Ok((handler, PodUserns::Unspoken)),
+            Wish::Unspoken => Fence::by_policy(),
             Wish::Own => {
                 check_handler(&self.shared.runtime.borrow().handlers, &handler)?;
-                let (ids, uid) = (std::sync::Arc::clone(&self.shared.ids), self.uid.clone());
-                let step = tracing::debug_span!(target: "path", "kubelet: host IDs recorded, fsync");
-                let mappings = blocking(move || step.in_scope(|| ids.get_or_create(&uid))).await??;
-                PodUserns::Own(mappings)
+                Fence::requested()
             }
+            Wish::Policy => Box::pin(self.decide_fence(pod, observed, objects, abort)).await?,
         };
-        Ok((handler, userns))
+        if !fence.is_own {
+            self.fence = Some(fence);
+            return Ok((handler, PodUserns::Node));
+        }
+        let (ids, uid) = (std::sync::Arc::clone(&self.shared.ids), self.uid.clone());
+        let step = tracing::debug_span!(target: "path", "kubelet: host IDs recorded, fsync");
+        let mappings = blocking(move || step.in_scope(|| ids.get_or_create(&uid))).await??;
+        self.fence = Some(fence.with_ids(&mappings));
+        Ok((handler, PodUserns::Own(mappings)))
     }
 
     /// Tells of a problem and plans the next try.
     pub(super) fn report_problem(&mut self, pod: &Pod, problem: &Problem) -> Next {
         let (reason, message) = match problem {
             Problem::Aborted => return Next::Again,
+            Problem::Refused(message) => return self.refuse(pod, message),
+            Problem::Image { container, failure } => {
+                let until = self.note_missing_image(pod, container, failure.clone());
+                return Next::Wait(until);
+            }
             Problem::Userns(_) | Problem::Ids(_) => {
-                if wants_userns(pod) {
+                if self.is_fenced(pod) {
                     self.shared.metrics.userns_pods.inc();
                     self.shared.metrics.userns_pods_errors.inc();
                 }
@@ -110,16 +143,13 @@ impl Worker {
             }
             Problem::Volume(_) | Problem::Token { .. } => ("FailedMount", problem.to_string()),
             Problem::Cgroup(_) => ("FailedCreatePodContainer", problem.to_string()),
-            Problem::Directory(_) | Problem::Blocking(_) => ("FailedSync", problem.to_string()),
+            Problem::Directory(_) | Problem::Blocking(_) | Problem::Namespace { .. } | Problem::Spec(_) => {
+                ("FailedSync", problem.to_string())
+            }
         };
         self.shared.events.pod(pod, Kind::Warning, reason, message);
         self.retry()
     }
-}
-
-/// Does the Pod ask for a user namespace of its own?
-pub(super) fn wants_userns(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)
 }
 
 fn first_token_volume(pod: &Pod) -> String {

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::prepare::{make_directory, wants_userns};
+use super::prepare::make_directory;
 use super::{Desired, Next, Worker};
 use crate::event::Kind;
 use crate::pod::dns::{MISSING_CLUSTER_DNS, plan_dns};
@@ -33,7 +33,7 @@ impl Worker {
                 return self.retry();
             }
         }
-        if wants_userns(pod) {
+        if self.is_fenced(pod) {
             self.shared.metrics.userns_pods.inc();
         }
         match self.make_sandbox(pod, attempt).await {
@@ -42,7 +42,7 @@ impl Worker {
                 Next::Again
             }
             Err(error) => {
-                if wants_userns(pod) {
+                if self.is_fenced(pod) {
                     self.shared.metrics.userns_pods_errors.inc();
                 }
                 let text = format!("Failed to create pod sandbox: {error}");

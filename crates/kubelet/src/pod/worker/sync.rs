@@ -39,9 +39,14 @@ impl Worker {
         let acts = plan.sandbox != SandboxPlan::Keep || !plan.start.is_empty();
         if (acts && !self.is_fresh) || self.must_refresh(now) {
             let step = tracing::debug_span!(target: "path", "kubelet: prepare", pod = %self.uid);
-            match self.prepare(pod, abort).instrument(step).await {
+            match self.prepare(pod, observed, abort).instrument(step).await {
                 Ok(()) => {}
-                Err(problem) => return self.report_problem(pod, &problem),
+                Err(problem) => {
+                    let next = self.report_problem(pod, &problem);
+                    // What was decided, and which image is not there, is shown although nothing runs.
+                    self.publish(pod, observed);
+                    return next;
+                }
             }
         }
         if abort.is_cancelled() {
