@@ -120,6 +120,9 @@ pub(crate) fn examine(write: &Write<'_>, object: &Value, old: Option<&Value>) ->
         fence::check_namespace(write, object)?;
         return pod_security::check_namespace(write, object, old);
     }
+    if api::template::pod_of(write.kind.kind, object).is_none() {
+        return Ok(Vec::new());
+    }
     let namespaces = api::kind::find("", "v1", "namespaces");
     let namespace = namespaces.and_then(|kind| write.server.cache.get(kind, &write.info.namespace));
     let Some(namespace) = namespace.filter(|_| write.kind.namespaced).map(|found| found.value()) else {

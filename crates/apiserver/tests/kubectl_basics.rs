@@ -25,7 +25,7 @@ fn a_pod_is_applied_changed_and_deleted() {
     assert_eq!(cluster.ok_with(&["apply", "-f", "-"], POD), "pod/userns unchanged\n");
     let wide = cluster.ok(&["get", "pod", "-o", "wide"]);
     let head: Vec<&str> = wide.lines().next().unwrap().split_whitespace().collect();
-    let expected = "NAME READY STATUS RESTARTS AGE IP NODE NOMINATED NODE READINESS GATES";
+    let expected = "NAME READY STATUS RESTARTS AGE IP NODE NOMINATED NODE READINESS GATES HOST-UIDS";
     assert_eq!(head.join(" "), expected);
     assert!(wide.lines().nth(1).unwrap().starts_with("userns   0/1     Pending   0 "), "{wide}");
     assert_eq!(cluster.ok(&["label", "pod", "userns", "a=b"]), "pod/userns labeled\n");

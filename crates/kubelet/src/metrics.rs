@@ -115,5 +115,11 @@ mod tests {
         assert!(text.contains("kubelet_started_user_namespaced_pods_total 1\n"), "{text}");
         assert!(text.contains("kubelet_started_user_namespaced_pods_errors_total 0\n"), "{text}");
         assert!(text.contains("kakoi_userns_free_blocks 9\n"), "{text}");
+        let labels = DecisionLabels { policy: "default", outcome: "exempt", reason: "HostNetwork" };
+        metrics.userns_decisions.get_or_create(&labels).inc();
+        let line =
+            "kakoi_userns_decisions_total{policy=\"default\",outcome=\"exempt\",reason=\"HostNetwork\"} 1\n";
+        let text = metrics.encode(None);
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -31,15 +31,17 @@ fn a_pod_that_says_nothing_is_fenced_and_its_own_file_shows_no_change() {
     // The user's own file is what is there: apply, diff and replace find no difference.
     assert_eq!(node.kubectl_with(&["diff", "-f", "-"], &manifest).ok(), "");
     assert_eq!(node.apply(&manifest), "pod/silent unchanged\n");
-    node.kubectl_with(&["replace", "-f", "-"], &manifest).ok();
+    let stored = node.kubectl(&["get", "pod", "silent", "-o", "json"]).ok();
+    node.kubectl_with(&["replace", "-f", "-"], &stored).ok();
     assert_eq!(node.get("pod/silent")["spec"], found["spec"]);
-
-    let metrics = node.kubectl(&["get", "--raw", "/api/v1/nodes/node/proxy/metrics"]);
-    if metrics.code == 0 {
-        let line =
-            "kakoi_userns_decisions_total{policy=\"default\",outcome=\"fenced\",reason=\"FencedByPolicy\"} 1";
-        assert!(metrics.stdout.contains(line), "{}", metrics.stdout);
-    }
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "busybox"}]}});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template}})
+    .to_string();
+    node.apply(&deployment);
+    assert_eq!(node.kubectl_with(&["diff", "-f", "-"], &deployment).ok(), "");
+    node.kubectl_with(&["replace", "-f", "-"], &deployment).ok();
+    assert_eq!(node.get("deployment/d")["spec"]["template"]["spec"].get("hostUsers"), None);
 
     // What was decided stays, whatever the policy has become.
     node.kill_daemon();
@@ -132,7 +134,6 @@ fn a_namespaces_label_overrules_the_node() {
             && bad.contains("\"always\""),
         "{bad}"
     );
-    // Whoever set the label before kakoi knew of it is told by the kubelet, and the node's own policy holds.
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! `kakoi check` and `kakoi who-owns` say of it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
+#![allow(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 
 mod check;
 mod corpus;

@@ -19,58 +19,41 @@ fn processes(node: &Node) -> Vec<(u32, String)> {
     found.collect()
 }
 
+/// A Pod of the test: its UID, which `kubectl` can't be asked for when the daemon is dead, and whether it is fenced.
+struct Known {
+    uid: String,
+    name: &'static str,
+    is_fenced: bool,
+}
+
 #[track_caller]
-fn every_process_is_known(node: &Node, fenced: &[&str], exempt: &str) {
+fn every_process_is_known(node: &Node, pods: &[Known]) {
     let found = processes(node);
-    assert!(found.len() >= 3, "{found:?}");
-    let names: Vec<(String, &str)> =
-        fenced.iter().copied().chain([exempt]).map(|name| (node.uid_of(name), name)).collect();
+    for pod in pods {
+        assert!(found.iter().any(|(_, uid)| *uid == pod.uid), "no process of {} is found", pod.name);
+    }
     for (pid, uid) in found {
-        let Some((_, name)) = names.iter().find(|(known, _)| *known == uid) else { continue };
+        let pod = pods.iter().find(|pod| pod.uid == uid).unwrap_or_else(|| panic!("whose is {pid}?"));
+        let of_process = node.kakoi(&["who-owns", &format!("pid:{pid}")]);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let id = |field: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(field));
             line.and_then(|line| line.split_whitespace().nth(1).map(str::to_owned))
         };
+        // A process that has ended meanwhile is nobody's.
         let (Some(user), Some(group)) = (id("Uid:"), id("Gid:")) else { continue };
-        let of_process = node.kakoi(&["who-owns", &format!("pid:{pid}")]).ok();
-        assert!(
-            of_process.contains(&format!("control group of the Pod default/{name} (UID {uid})")),
-            "{of_process}"
-        );
-        if *name == exempt {
+        let of_process = of_process.ok();
+        let named = format!("Pod default/{} (UID {uid})", pod.name);
+        assert!(of_process.contains(&format!("control group of the {named}")), "{of_process}");
+        assert!(of_process.contains(&format!("UID {user}")), "{of_process}");
+        if !pod.is_fenced {
             assert!(node.kakoi(&["who-owns", &user]).ok().contains("the node's account `root`"));
-        } else {
-            for subject in [user, format!("gid:{group}")] {
-                let said = node.kakoi(&["who-owns", &subject]).ok();
-                assert!(said.contains(&format!("Pod default/{name} (UID {uid})")), "{subject}: {said}");
-            }
-            assert!(of_process.contains(&format!("UID {}", id("Uid:").unwrap())), "{of_process}");
+            continue;
         }
-    }
-}
-
-/// Names kept across the daemon's death: `kubectl` can't be asked then.
-struct Names(Vec<(String, String)>);
-
-trait UidOf {
-    fn uid_of(&self, name: &str) -> String;
-}
-
-thread_local! {
-    static KNOWN: std::cell::RefCell<Names> = const { std::cell::RefCell::new(Names(Vec::new())) };
-}
-
-impl UidOf for Node {
-    fn uid_of(&self, name: &str) -> String {
-        KNOWN.with_borrow_mut(|known| {
-            if let Some((_, uid)) = known.0.iter().find(|(of, _)| of == name) {
-                return uid.clone();
-            }
-            let uid = self.uid(name);
-            known.0.push((name.to_owned(), uid.clone()));
-            uid
-        })
+        for subject in [user, format!("gid:{group}")] {
+            let said = node.kakoi(&["who-owns", &subject]).ok();
+            assert!(said.contains(&named), "{subject}: {said}");
+        }
     }
 }
 
@@ -82,12 +65,14 @@ fn each_process_of_each_pod_is_its_pods_with_the_daemon_running_and_killed() {
     node.apply(&pod("default", "agent", json!({"hostPID": true})));
     node.ready(&["one", "two", "agent"]);
     let (first, uid) = (node.first_id("one"), node.uid("one"));
-    every_process_is_known(&node, &["one", "two"], "agent");
+    let known = [("one", true), ("two", true), ("agent", false)];
+    let known = known.map(|(name, is_fenced)| Known { uid: node.uid(name), name, is_fenced });
+    every_process_is_known(&node, &known);
     let record = node.root().join("var/lib/kubelet/pods").join(&uid).join("userns");
     for is_running in [true, false] {
         if !is_running {
             node.kill_daemon();
-            every_process_is_known(&node, &["one", "two"], "agent");
+            every_process_is_known(&node, &known);
         }
         let say = |what: &str| node.kakoi(&["who-owns", what]).ok();
         // Of nobody, and why.

@@ -170,10 +170,12 @@ impl Machine for ThisMachine {
         };
         let controllers = ["cpu", "memory", "pids"].iter().filter(|name| has(name));
         let is_hybrid = !layout.is_unified() && layout.directories("").len() > 1;
-        let version = match layout.is_unified() {
-            true => "v2",
-            false if is_hybrid => "v1 (one hierarchy per controller)",
-            false => "v1",
+        let version = if layout.is_unified() {
+            "v2"
+        } else if is_hybrid {
+            "v1 (one hierarchy per controller)"
+        } else {
+            "v1"
         };
         Ok(Cgroups { version, controllers: controllers.map(|name| (*name).to_owned()).collect() })
     }

@@ -9,6 +9,7 @@
 )]
 
 mod faults;
+mod fence;
 mod lifecycle;
 mod node;
 mod probes;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
-use k8s_openapi::api::core::v1::{Event, NodeAddress, Pod, PodStatus};
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::core::v1::{Event, Namespace, NodeAddress, Pod, PodStatus};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
 use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, VolumeProbe};
@@ -33,7 +33,7 @@ pub(crate) struct Node {
     pub(crate) script: Script,
     pub(crate) directory: tempfile::TempDir,
     cgroup: String,
-    is_userns_on: bool,
+    pub(crate) is_userns_on: bool,
     /// The node's policy for user namespaces, from the next start of the node agent on.
     pub(crate) policy: userns::policy::Policy,
     kubelet: Option<(JoinHandle<()>, CancellationToken)>,
@@ -192,6 +192,13 @@ impl Node {
         }
         let pod = json!({"metadata": {"name": name}, "spec": spec});
         self.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
+    }
+
+    /// Chooses a policy for the Pods' namespace.
+    pub(crate) async fn label_namespace(&self, policy: &str) {
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        let patch = json!({"metadata": {"labels": {"kakoi.dev/user-namespaces": policy}}});
+        namespaces.patch("default", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
     pub(crate) async fn status(&self, name: &str) -> PodStatus {

@@ -44,6 +44,8 @@ pub(crate) struct Books {
     pub(crate) sandboxes: BTreeMap<String, Sandbox>,
     pub(crate) containers: BTreeMap<String, Container>,
     pub(crate) images: BTreeSet<String>,
+    /// Numeric users that images declare.
+    pub(crate) image_users: BTreeMap<String, i64>,
     /// Names of the calls that change something, in order.
     pub(crate) calls: Vec<String>,
     /// Commands that fail in containers.
@@ -464,8 +466,10 @@ impl ImageService for Script {
         request: Request<v1::ImageStatusRequest>,
     ) -> Answer<v1::ImageStatusResponse> {
         let name = request.into_inner().image.unwrap_or_default().image;
-        let known = self.books().images.contains(&name);
-        let image = known.then(|| v1::Image { id: format!("sha256:{name}"), ..Default::default() });
+        let books = self.books();
+        let uid = books.image_users.get(&name).map(|uid| v1::Int64Value { value: *uid });
+        let known = books.images.contains(&name);
+        let image = known.then(|| v1::Image { id: format!("sha256:{name}"), uid, ..Default::default() });
         Ok(Response::new(v1::ImageStatusResponse { image, ..Default::default() }))
     }
 

@@ -21,6 +21,17 @@ const REFUSED: &str = "UserNamespaceRefused";
 /// Marks Pods that do not come from the API; it may not be there when they start.
 const SOURCE: &str = "kubernetes.io/config.source";
 
+/// What a decision may look at.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) observed: &'a Observed,
+    pub(super) objects: &'a Snapshot,
+    /// The runtime handler's name; empty for the default one.
+    pub(super) handler: &'a str,
+    pub(super) abort: &'a CancellationToken,
+}
+
 impl Worker {
     /// Whether the Pod has, or asks for, a user namespace of its own.
     pub(super) fn is_fenced(&self, pod: &Pod) -> bool {
@@ -35,13 +46,8 @@ impl Worker {
     }
 
     /// What was decided, or is decided now.
-    pub(super) async fn decide_fence(
-        &mut self,
-        pod: &Pod,
-        observed: &Observed,
-        objects: &Snapshot,
-        abort: &CancellationToken,
-    ) -> Result<Fence, Problem> {
+    pub(super) async fn decide_fence(&mut self, scene: Scene<'_>) -> Result<Fence, Problem> {
+        let pod = scene.pod;
         if let Some(fence) = self.fence.clone().filter(|fence| !fence.is_own) {
             return Ok(fence);
         }
@@ -53,15 +59,15 @@ impl Worker {
         if let Some(kept) = blocking(move || Fence::read_exemption(&read)).await? {
             return Ok(kept);
         }
-        if !observed.sandboxes.is_empty() {
+        if !scene.observed.sandboxes.is_empty() {
             return Ok(Fence::found_running());
         }
         let policy = self.policy_for(pod).await?;
         let facts = facts_of(pod)?;
-        let node = self.node_facts(pod, policy, objects, abort).await?;
+        let node = self.node_facts(scene, policy).await?;
         let question = Question { pod: &facts, policy, ids_per_pod: self.shared.ids_per_pod, node: &node };
         let decision = decide(question);
-        let fence = self.settle(pod, policy, &decision)?;
+        let fence = self.settle(scene, policy, &decision)?;
         if !fence.is_own {
             let exemption = fence.clone();
             let written = blocking(move || {
@@ -74,7 +80,7 @@ impl Worker {
     }
 
     /// Counts and tells what was decided.
-    fn settle(&self, pod: &Pod, policy: Policy, decision: &Decision) -> Result<Fence, Problem> {
+    fn settle(&self, scene: Scene<'_>, policy: Policy, decision: &Decision) -> Result<Fence, Problem> {
         let labels = DecisionLabels {
             policy: policy.as_str(),
             outcome: decision.outcome(),
@@ -88,13 +94,13 @@ impl Worker {
                 let is_told = policy != Policy::OptIn && decision.reason() != Reason::HostUsersTrue.name();
                 if is_told {
                     let text = format!("Runs with {}", fence.message);
-                    self.shared.events.pod(pod, Kind::Normal, "UserNamespaceExempt", text);
+                    self.shared.events.pod(scene.pod, Kind::Normal, "UserNamespaceExempt", text);
                 }
                 Ok(fence)
             }
             // The node may be mended: the Pod waits for it.
             Decision::Refused(found) if found.iter().all(|finding| finding.reason == Reason::Handler) => {
-                check_handler(&self.shared.runtime.borrow().handlers, "")?;
+                check_handler(&self.shared.runtime.borrow().handlers, scene.handler)?;
                 Err(Problem::Refused(explain(found)))
             }
             Decision::Refused(found) => Err(Problem::Refused(explain(found))),
@@ -139,63 +145,48 @@ impl Worker {
     }
 
     /// What only the node can tell, where it matters for the decision.
-    async fn node_facts(
-        &mut self,
-        pod: &Pod,
-        policy: Policy,
-        objects: &Snapshot,
-        abort: &CancellationToken,
-    ) -> Result<NodeFacts, Problem> {
-        let says = pod.spec.as_ref().and_then(|spec| spec.host_users);
+    async fn node_facts(&mut self, scene: Scene<'_>, policy: Policy) -> Result<NodeFacts, Problem> {
+        let says = scene.pod.spec.as_ref().and_then(|spec| spec.host_users);
         if policy == Policy::OptIn || says.is_some() {
             return Ok(NodeFacts::default());
         }
-        let handler = self.handler_problem();
-        let (shared, facts) = (std::sync::Arc::clone(&self.shared), facts_of(pod)?);
+        let handler = self.handler_problem(scene.handler);
+        let (shared, facts) = (std::sync::Arc::clone(&self.shared), facts_of(scene.pod)?);
         let volumes = blocking(move || probe_volumes(&facts, &*shared.probe)).await?;
-        let image_users = self.image_users(pod, objects, abort).await?;
+        let image_users = self.image_users(scene).await?;
         Ok(NodeFacts { handler, image_users, volumes })
     }
 
     /// Why the Pod's handler makes no user namespaces.
-    fn handler_problem(&self) -> Option<String> {
+    fn handler_problem(&self, name: &str) -> Option<String> {
         let runtime = self.shared.runtime.borrow();
-        let error = check_handler(&runtime.handlers, "").err()?;
-        let detail = match (&error, runtime.userns_problem.as_str()) {
-            (UsernsError::Runtime(detail), "") => detail.to_string(),
-            (_, "") => String::new(),
-            (_, problem) => format!(" ({problem})"),
-        };
-        Some(format!("the node's container runtime{detail}"))
+        let error = check_handler(&runtime.handlers, name).err()?;
+        Some(match (error, runtime.userns_problem.as_str()) {
+            (UsernsError::Runtime(_), problem) if !problem.is_empty() => {
+                format!("the node's container runtime ({problem})")
+            }
+            (UsernsError::Handler(name, detail), _) => format!("the runtime handler `{name}`{detail}"),
+            (UsernsError::Runtime(detail), _) => format!("the node's container runtime{detail}"),
+            (UsernsError::GateOff, _) => "the node's container runtime".to_owned(),
+        })
     }
 
     /// The numeric users of the containers' images. An image that is not there is pulled: what it says counts.
-    async fn image_users(
-        &mut self,
-        pod: &Pod,
-        objects: &Snapshot,
-        abort: &CancellationToken,
-    ) -> Result<Vec<(String, i64)>, Problem> {
-        let spec = pod.spec.as_ref();
+    async fn image_users(&mut self, scene: Scene<'_>) -> Result<Vec<(String, i64)>, Problem> {
+        let spec = scene.pod.spec.as_ref();
         let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
         let mains = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
         let mut users = Vec::new();
         for list in [inits, mains] {
             for container in list {
-                let user = self.image_user(pod, container, objects, abort).await?;
+                let user = self.image_user(scene, container).await?;
                 users.extend(user.map(|user| (container.name.clone(), user)));
             }
         }
         Ok(users)
     }
 
-    async fn image_user(
-        &mut self,
-        pod: &Pod,
-        container: &Container,
-        objects: &Snapshot,
-        abort: &CancellationToken,
-    ) -> Result<Option<i64>, Problem> {
+    async fn image_user(&mut self, scene: Scene<'_>, container: &Container) -> Result<Option<i64>, Problem> {
         // What can't be looked up is told by the container's start.
         let Ok(found) = self.shared.puller.find(container).await else { return Ok(None) };
         if let Some(image) = found {
@@ -204,8 +195,8 @@ impl Worker {
         if container.image_pull_policy.as_deref() == Some("Never") {
             return Ok(None);
         }
-        let pulled =
-            Box::pin(self.ensure_image(pod, container, objects, abort)).await.ok_or(Problem::Aborted)?;
+        let pull = self.ensure_image(scene.pod, container, scene.objects, scene.abort);
+        let pulled = Box::pin(pull).await.ok_or(Problem::Aborted)?;
         let image =
             pulled.map_err(|failure| Problem::Image { container: container.name.clone(), failure })?;
         let user = image.user.uid;

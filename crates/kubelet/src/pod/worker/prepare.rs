@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::fence::Scene;
 use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
 use crate::event::Kind;
 use crate::fence::Fence;
@@ -112,7 +113,10 @@ impl Worker {
                 check_handler(&self.shared.runtime.borrow().handlers, &handler)?;
                 Fence::requested()
             }
-            Wish::Policy => Box::pin(self.decide_fence(pod, observed, objects, abort)).await?,
+            Wish::Policy => {
+                let scene = Scene { pod, observed, objects, handler: &handler, abort };
+                Box::pin(self.decide_fence(scene)).await?
+            }
         };
         if !fence.is_own {
             self.fence = Some(fence);
