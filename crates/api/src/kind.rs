@@ -6,7 +6,9 @@ mod config;
 pub mod event;
 pub mod namespace;
 mod node;
+mod part;
 pub mod pod;
+pub mod scale;
 pub(crate) mod strategy;
 mod table;
 
@@ -41,6 +43,17 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
     /// Name of the type of a request's body in the schema table; empty where there is none.
     pub type_name: &'static str,
+    /// Set where the body is the object itself, of which a part is written.
+    pub part: Option<Part>,
+}
+
+/// How a subresource writes a part of its own object, such as a Pod's `ephemeralcontainers`.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Gives the new object (new, old) everything else as it was.
+    pub prepare: fn(&mut Value, &Value, &Ctx),
+    /// Rules for the change (new, old).
+    pub validate: fn(&Value, &Value, &Ctx) -> FieldErrors,
 }
 
 /// Where `/scale` finds its numbers in an object: JSON pointers.

@@ -8,7 +8,7 @@ pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod small;
 pub(crate) mod storage;
-mod text;
+pub(crate) mod text;
 pub(crate) mod workload;
 
 use jiff::Timestamp;

@@ -1,6 +1,7 @@
 //! Validation of objects: field paths, field errors and the rules of the built-in kinds, with Kubernetes' texts and order.
 //! It decides only; it changes nothing.
 
+pub mod certificate;
 mod container;
 mod diff;
 pub mod environment;
@@ -9,6 +10,7 @@ pub mod event;
 pub mod meta;
 pub mod object;
 pub mod pod;
+pub mod pod_part;
 pub mod pod_update;
 mod probe;
 mod resource;

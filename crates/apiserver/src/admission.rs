@@ -25,8 +25,30 @@ pub(crate) async fn create(write: &Write<'_>, object: &mut Value) -> Result<(), 
     }
     match write.kind.kind {
         "Pod" => admit_pod(write, object).await,
+        "CertificateSigningRequest" => {
+            name_requester(write, object);
+            Ok(())
+        }
         "Node" | "Lease" => check_own_name(write, meta::text(object, "name")),
         _ => Ok(()),
+    }
+}
+
+/// A certificate request says who makes it, whatever the client wrote.
+fn name_requester(write: &Write<'_>, request: &mut Value) {
+    let user = write.user;
+    let spec = meta::map_at(request, "spec");
+    for name in ["uid", "extra"] {
+        spec.shift_remove(name);
+    }
+    spec.insert("username".to_owned(), user.user.as_str().into());
+    spec.insert("groups".to_owned(), user.groups.clone().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".to_owned(), user.uid.as_str().into());
+    }
+    if !user.extra.is_empty() {
+        let extra = user.extra.iter().map(|(name, values)| (name.clone(), values.clone().into()));
+        spec.insert("extra".to_owned(), Value::Object(extra.collect()));
     }
 }
 

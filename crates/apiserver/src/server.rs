@@ -272,7 +272,7 @@ impl Call<'_> {
             _ => None,
         };
         let bytes = body::read(body).await?;
-        let part = if self.info.subresource == "status" { Part::Status } else { Part::Main };
+        let part = Part::of(kind, &self.info.subresource).ok_or_else(Status::unknown_path)?;
         match (self.info.verb, media) {
             ("create", Some(media)) => Ok(written(kind, accepted, write.create(media, &bytes).await?)),
             ("update", Some(media)) => Ok(written(kind, accepted, write.replace(media, &bytes, part).await?)),
@@ -307,7 +307,8 @@ impl Call<'_> {
             ("Pod", "exec" | "attach" | "portforward" | "log") => {
                 self.server.kubelets.proxy(self.server, info, request).await
             }
-            (_, "status") => {
+            (_, "scale") => self.scale(kind, request).await,
+            (_, name) if Part::of(kind, name).is_some() => {
                 let accepted = negotiate(request.headers(), info.query.get("includeObject"), Offer::All)?;
                 if info.verb == "get" {
                     self.get(kind, accepted)
@@ -317,6 +318,29 @@ impl Call<'_> {
             }
             _ => self.own_subresource(kind, request).await,
         }
+    }
+
+    /// How many there are and shall be of what an object stands for.
+    async fn scale(
+        &self,
+        kind: &'static Kind,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let accepted = negotiate(request.headers(), "", Offer::Objects)?;
+        let write = Write::new(self.server, self.user, kind, self.info)?;
+        if self.info.verb == "get" {
+            return Ok(response::json(StatusCode::OK, accepted, &subresource::scale(&write)?));
+        }
+        let (parts, body) = request.into_parts();
+        let done = if self.info.verb == "patch" {
+            patch::patch_scale(&write, &parts.headers, &body::read(body).await?).await?
+        } else {
+            let media = body::media_type(&parts.headers)?;
+            subresource::replace_scale(&write, media, &body::read(body).await?).await?
+        };
+        let mut response = response::json(StatusCode::OK, accepted, &done.object);
+        response::warn(&mut response, &done.warnings);
+        Ok(response)
     }
 
     async fn own_subresource(
@@ -332,9 +356,6 @@ impl Call<'_> {
         match (kind.kind, self.info.subresource.as_str()) {
             ("Pod", "binding") => Ok(created(&subresource::bind(&write, media, &bytes).await?)),
             ("Pod", "eviction") => Ok(created(&subresource::evict(&write, media, &bytes).await?)),
-            ("Namespace", "finalize") => {
-                Ok(written(kind, accepted, subresource::finalize(&write, media, &bytes).await?))
-            }
             ("ServiceAccount", "token") => {
                 let answer = subresource::request_token(&write, media, &bytes)?;
                 Ok(response::json(StatusCode::CREATED, accepted, &answer))

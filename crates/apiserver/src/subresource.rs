@@ -97,16 +97,46 @@ pub(crate) async fn evict(write: &Write<'_>, media: MediaType, bytes: &Bytes) ->
     }
 }
 
-/// `PUT namespaces/x/finalize`: takes finalizers of the spec away; the last one lets the namespace go.
-pub(crate) async fn finalize(write: &Write<'_>, media: MediaType, bytes: &Bytes) -> Result<Written, Status> {
-    let asked = write.decode(media, bytes)?;
-    write
-        .change(Part::Finalize, |old| {
-            let mut new = asked.object.clone();
-            kind::namespace::prepare_finalize(&mut new, old);
-            Ok((new, asked.warnings.clone()))
+/// `GET x/scale`.
+pub(crate) fn scale(write: &Write<'_>) -> Result<Value, Status> {
+    let object = view::value(write.kind, &*write.current()?);
+    kind::scale::of(write.kind, &object).ok_or_else(Status::unknown_path)
+}
+
+/// `PUT x/scale`.
+pub(crate) async fn replace_scale(
+    write: &Write<'_>,
+    media: MediaType,
+    bytes: &Bytes,
+) -> Result<Written, Status> {
+    let scale = decode(write, media, bytes)?;
+    rescale(write, |_| Ok((scale.clone(), Vec::new()))).await
+}
+
+/// Writes the number of the Scale that `make` makes of the old one, and answers the Scale after it.
+pub(crate) async fn rescale(
+    write: &Write<'_>,
+    make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status>,
+) -> Result<Written, Status> {
+    let written = write
+        .change(Part::Main, |old| {
+            let before = kind::scale::of(write.kind, old).ok_or_else(Status::unknown_path)?;
+            let (scale, warnings) = make(&before)?;
+            let errors = kind::scale::validate(&scale);
+            if !errors.is_empty() {
+                return Err(Status::invalid_kind("autoscaling", "Scale", &write.info.name, &errors));
+            }
+            let mut object = old.clone();
+            kind::scale::write(write.kind, &mut object, &scale);
+            for field in ["uid", "resourceVersion"] {
+                let said = meta::text(&scale, field);
+                meta::set(&mut object, field, (!said.is_empty()).then(|| said.into()));
+            }
+            Ok((object, warnings))
         })
-        .await
+        .await?;
+    let scale = kind::scale::of(write.kind, &written.object).ok_or_else(Status::unknown_path)?;
+    Ok(Written { object: scale, ..written })
 }
 
 /// `POST serviceaccounts/x/token`: signs a token for a service account.

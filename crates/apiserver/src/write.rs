@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::codec::MediaType;
-use api::kind::{Ctx, Kind};
+use api::kind::{self, Ctx, Kind};
 use api::status::Status;
 use api::validation::{FieldErrors, Path};
 use bytes::Bytes;
@@ -53,12 +53,23 @@ struct Changed {
 }
 
 /// Who writes which part of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
     Main,
     Status,
-    /// The finalizers of a namespace.
-    Finalize,
+    /// What a subresource of the object's own kind writes, such as `ephemeralcontainers`.
+    Below(kind::Part),
+}
+
+impl Part {
+    /// The part that a subresource of a kind writes, if it writes one.
+    pub(crate) fn of(kind: &Kind, subresource: &str) -> Option<Self> {
+        match subresource {
+            "" => Some(Self::Main),
+            "status" => Some(Self::Status),
+            name => kind.subresource(name)?.part.map(Self::Below),
+        }
+    }
 }
 
 impl<'a> Write<'a> {
@@ -240,7 +251,7 @@ impl<'a> Write<'a> {
             });
         }
         let is_missing = self.table()?.get(&self.key(&self.info.name)).is_none();
-        if is_missing && part == Part::Main && self.kind.creates_on_update {
+        if is_missing && matches!(part, Part::Main) && self.kind.creates_on_update {
             let mut object = object;
             meta::set(&mut object, "resourceVersion", None);
             return self.create_named(object, warnings).await;
@@ -364,7 +375,10 @@ impl<'a> Write<'a> {
                 (kind.prepare_status)(&mut new, old, &ctx);
                 (kind.validate_status)(&new, old, &ctx)
             }
-            Part::Finalize => api::validation::object::namespace_finalize(&new, old),
+            Part::Below(part) => {
+                (part.prepare)(&mut new, old, &ctx);
+                (part.validate)(&new, old, &ctx)
+            }
         };
         if errors.is_empty() { Ok(new) } else { Err(Status::invalid(kind, name, &errors)) }
     }

@@ -50,7 +50,7 @@ pub(super) fn prepare_status(namespace: &mut Value, old: &Value, _ctx: &Ctx) {
 }
 
 /// For a write to `/finalize`: only the finalizers change.
-pub fn prepare_finalize(namespace: &mut Value, old: &Value) {
+pub(super) fn prepare_finalize(namespace: &mut Value, old: &Value, _ctx: &Ctx) {
     carry_over(namespace, old, "status");
 }
 

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::{Grace, Kind, Scale, Subresource, strategy};
+use super::{Grace, Kind, Part, Scale, Subresource, strategy};
 use crate::table;
 use crate::validation::{FieldErrors, object};
 
@@ -123,7 +123,12 @@ const fn sub(
     verbs: &'static [&'static str],
     type_name: &'static str,
 ) -> Subresource {
-    Subresource { name, kind, group_version: None, verbs, type_name }
+    Subresource { name, kind, group_version: None, verbs, type_name, part: None }
+}
+
+/// A subresource that is a part of its object.
+const fn part(name: &'static str, kind: &'static str, type_name: &'static str, part: Part) -> Subresource {
+    Subresource { part: Some(part), ..sub(name, kind, PART, type_name) }
 }
 
 /// `/status` of a kind.
@@ -138,6 +143,7 @@ const SCALE: Subresource = Subresource {
     group_version: Some(AUTOSCALING_V1),
     verbs: PART,
     type_name: "autoscaling.v1.Scale",
+    part: None,
 };
 
 /// Where `/scale` finds the numbers of a workload.

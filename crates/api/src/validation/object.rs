@@ -218,7 +218,7 @@ pub fn namespace_status(new: &Value, old: &Value, _ctx: &Ctx) -> FieldErrors {
 }
 
 /// Rules for a write to a Namespace's `/finalize`.
-pub fn namespace_finalize(new: &Value, old: &Value) -> FieldErrors {
+pub fn namespace_finalize(new: &Value, old: &Value, _ctx: &Ctx) -> FieldErrors {
     let mut errors = object_meta_update(new, old);
     namespace_finalizers(new, &mut errors);
     errors

@@ -74,7 +74,7 @@ fn is_narrowed(new: &Value, old: &Value) -> bool {
     old.entries("nodeSelector").iter().all(|entry| new.contains(entry))
 }
 
-fn annotations(new: &Value, old: &Value, errors: &mut FieldErrors) {
+pub(super) fn annotations(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let path = Path::new("metadata").child("annotations").key(MIRROR_ANNOTATION);
     let value =
         |pod: &Value| metadata(pod).map("annotations").and_then(|a| a.get(MIRROR_ANNOTATION)).cloned();

@@ -1,9 +1,10 @@
 //! Who somebody is and what they may do: reviews, certificates and roles.
 
-use super::{CLUSTER, CLUSTER_STATUS, PART, PLAIN, REVIEW, status, sub};
+use super::{CLUSTER, CLUSTER_STATUS, PLAIN, REVIEW, part, status};
 use crate::access::{Access, spec};
-use crate::kind::{FieldReader, Kind};
+use crate::kind::{FieldReader, Kind, part as part_of};
 use crate::table::authority;
+use crate::validation::certificate;
 
 pub(super) const REVIEWS: &[Kind] = &[
     Kind {
@@ -64,7 +65,12 @@ pub(super) const CERTIFICATES: &[Kind] = &[Kind {
     singular: "certificatesigningrequest",
     short_names: &["csr"],
     subresources: &[
-        sub("approval", "CertificateSigningRequest", PART, "certificates.v1.CertificateSigningRequest"),
+        part(
+            "approval",
+            "CertificateSigningRequest",
+            "certificates.v1.CertificateSigningRequest",
+            part_of::APPROVAL,
+        ),
         status("CertificateSigningRequest", "certificates.v1.CertificateSigningRequest"),
     ],
     type_name: "certificates.v1.CertificateSigningRequest",
@@ -72,6 +78,10 @@ pub(super) const CERTIFICATES: &[Kind] = &[Kind {
     columns: authority::SIGNING_REQUEST,
     row: authority::signing_request,
     selectable_fields: SIGNING_REQUEST_SELECTABLE,
+    prepare_status: part_of::certify,
+    validate: certificate::request,
+    validate_update: certificate::request_update,
+    validate_status: certificate::request_status,
     ..CLUSTER_STATUS
 }];
 

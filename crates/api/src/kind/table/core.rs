@@ -1,12 +1,12 @@
 //! The core group, and the second view of its Events.
 
 use super::{
-    CLUSTER, CLUSTER_STATUS, CONTROLLED, COUNTED, CREATE, PART, PLAIN, PROXY, SCALE, SCALED, STATUS, STREAM,
+    CLUSTER, CLUSTER_STATUS, CONTROLLED, COUNTED, CREATE, PLAIN, PROXY, SCALE, SCALED, STATUS, STREAM, part,
     status, sub,
 };
 use crate::access::{Access, spec, status as status_of};
 use crate::admission;
-use crate::kind::{FieldReader, Kind, Subresource, config, event, namespace, node, pod};
+use crate::kind::{FieldReader, Kind, Subresource, config, event, namespace, node, part as part_of, pod};
 use crate::table::{self, small};
 use crate::table::{network, storage, workload};
 use crate::validation::{self as rules, object};
@@ -93,7 +93,10 @@ pub(super) const KINDS: &[Kind] = &[
         namespaced: false,
         verbs: NO_COLLECTION,
         subresources: &[
-            sub("finalize", "Namespace", &["update"], "core.v1.Namespace"),
+            Subresource {
+                verbs: &["update"],
+                ..part("finalize", "Namespace", "core.v1.Namespace", part_of::FINALIZE)
+            },
             status("Namespace", "core.v1.Namespace"),
         ],
         type_name: "core.v1.Namespace",
@@ -243,6 +246,7 @@ pub(super) const KINDS: &[Kind] = &[
             group_version: Some(("authentication.k8s.io", "v1")),
             verbs: CREATE,
             type_name: "authentication.v1.TokenRequest",
+            part: None,
         }],
         type_name: "core.v1.ServiceAccount",
         store_prefix: "serviceaccounts",
@@ -289,19 +293,20 @@ pub(super) const EVENTS: &[Kind] = &[Kind {
 const POD_SUBRESOURCES: &[Subresource] = &[
     sub("attach", "PodAttachOptions", STREAM, ""),
     sub("binding", "Binding", CREATE, "core.v1.Binding"),
-    sub("ephemeralcontainers", "Pod", PART, "core.v1.Pod"),
+    part("ephemeralcontainers", "Pod", "core.v1.Pod", part_of::EPHEMERAL_CONTAINERS),
     Subresource {
         name: "eviction",
         kind: "Eviction",
         group_version: Some(("policy", "v1")),
         verbs: CREATE,
         type_name: "policy.v1.Eviction",
+        part: None,
     },
     sub("exec", "PodExecOptions", STREAM, ""),
     sub("log", "Pod", &["get"], ""),
     sub("portforward", "PodPortForwardOptions", STREAM, ""),
     sub("proxy", "PodProxyOptions", PROXY, ""),
-    sub("resize", "Pod", PART, "core.v1.Pod"),
+    part("resize", "Pod", "core.v1.Pod", part_of::RESIZE),
     status("Pod", "core.v1.Pod"),
 ];
 
