@@ -9,8 +9,10 @@ mod node;
 mod part;
 pub mod pod;
 pub mod scale;
+pub mod service;
 pub(crate) mod strategy;
 mod table;
+pub(crate) mod workload;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -116,6 +118,8 @@ pub struct Kind {
     pub creates_on_update: bool,
     /// Whether an update must say which resource version it changes.
     pub needs_version: bool,
+    /// Whether objects are given cluster addresses and node ports.
+    pub allocates: bool,
     /// Defaults that the schema table cannot say.
     pub default: fn(&mut Value),
     /// Texts for `Warning` headers about what `prepare_create` will drop from a new object.

@@ -7,6 +7,7 @@ mod diff;
 pub mod environment;
 mod error;
 pub mod event;
+pub mod job;
 pub mod meta;
 pub mod object;
 pub mod pod;
@@ -14,10 +15,13 @@ pub mod pod_part;
 pub mod pod_update;
 mod probe;
 mod resource;
+pub(crate) mod rule;
 mod scheduling;
 mod security;
+pub mod service;
 mod volume;
 pub mod volume_mapping;
+pub mod workload;
 
 pub use error::{ErrorKind, FieldError, FieldErrors, Path, quote};
 

@@ -6,6 +6,7 @@
 //! are passed on to the Pod's kubelet.
 
 mod admission;
+mod allocation;
 mod authn;
 mod authz;
 mod body;
@@ -127,7 +128,7 @@ pub enum StartError {
     #[error("reading the stored objects: {0}")]
     Cache(#[from] CacheError),
     /// The first objects could not be made.
-    #[error("making the namespaces that every cluster has: {0}")]
+    #[error("making the namespaces and the Service that every cluster has: {0}")]
     Bootstrap(api::status::Status),
 }
 
@@ -163,6 +164,7 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         userns_policy: config.userns_policy,
         ids_per_pod: config.ids_per_pod,
         public_address: keys.public_address.clone(),
+        allocator: allocation::Allocator::new(config.service_ip),
         documents: document::Documents::default(),
         kubelets: Kubelets::new(keys.kubelet_client()?, Sessions::new(shutdown.child_token())),
         limits: limit::Limits::default(),
@@ -170,6 +172,10 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         shutdown: shutdown.clone(),
     });
     bootstrap::make_namespaces(&server).await.map_err(StartError::Bootstrap)?;
+    allocation::repair(&server).await;
+    bootstrap::make_service(&server, config.service_ip, &keys.public_address)
+        .await
+        .map_err(StartError::Bootstrap)?;
     let tls = tls::server_config(&keys.authority, keys.certificate.clone())?;
     let tasks = TaskTracker::new();
     tasks.spawn(listener::run(listener, tls, server.clone(), shutdown.clone()));

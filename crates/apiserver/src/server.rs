@@ -16,6 +16,7 @@ use hyper::body::Frame;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::allocation::Allocator;
 use crate::authn::Tokens;
 use crate::body::{self, RequestBody};
 use crate::cache::Cache;
@@ -48,6 +49,7 @@ pub(crate) struct Server {
     pub(crate) ids_per_pod: u32,
     /// `host:port` as clients should know the server.
     pub(crate) public_address: String,
+    pub(crate) allocator: Allocator,
     pub(crate) documents: Documents,
     pub(crate) kubelets: Kubelets,
     pub(crate) limits: Limits,

@@ -13,12 +13,13 @@ use serde_json::Value;
 use store::{CommitError, Expect, Op};
 use tracing::Instrument as _;
 
+use crate::allocation::Held;
 use crate::body::{self, Body, FieldValidation};
 use crate::cache::{Object, Table};
 use crate::identity::Identity;
 use crate::request::{Query, RequestInfo};
 use crate::server::Server;
-use crate::{admission, meta, view};
+use crate::{admission, allocation, meta, view};
 
 /// How often a write that names no resource version is tried again when the object changes under it.
 const TRIES: usize = 16;
@@ -185,11 +186,17 @@ impl<'a> Write<'a> {
         let step = tracing::debug_span!(target: "path", "api: admit, validate");
         warnings.extend(self.admit(&mut object).instrument(step).await?);
         let name = meta::text(&object, "name").to_owned();
-        let object = self.put(&name, object, Expect::Absent).await.map_err(|error| match error {
-            Put::Conflict(current) => self.exists(&name, current.as_deref()),
-            Put::Failed(status) => status,
-        })?;
-        Ok(Written { object, is_new: true, warnings })
+        let held = self.allocate(&mut object, None).await?;
+        match self.put(&name, object, Expect::Absent).await {
+            Ok(object) => Ok(Written { object, is_new: true, warnings }),
+            Err(error) => {
+                self.release(held).await;
+                Err(match error {
+                    Put::Conflict(current) => self.exists(&name, current.as_deref()),
+                    Put::Failed(status) => status,
+                })
+            }
+        }
     }
 
     /// Makes a new object what it must be, or refuses it.
@@ -205,6 +212,29 @@ impl<'a> Write<'a> {
         warnings.extend((self.kind.warnings)(object, None));
         warnings.extend(admission::examine(self, object, None)?);
         Ok(warnings)
+    }
+
+    /// Takes the addresses and ports that the object wants, for kinds that are given some.
+    async fn allocate(&self, object: &mut Value, old: Option<&Object>) -> Result<Option<Held<'a>>, Status> {
+        if !self.kind.allocates {
+            return Ok(None);
+        }
+        let old = old.map(|old| view::value(self.kind, old));
+        Box::pin(allocation::allocate(self, object, old.as_ref())).await.map(Some)
+    }
+
+    /// Gives back what a write took that did not come to its end.
+    async fn release(&self, held: Option<Held<'a>>) {
+        if let Some(held) = held {
+            held.release(self.server).await;
+        }
+    }
+
+    /// Gives back what the object had before and has no more.
+    async fn give_back(&self, old: &Object, new: Option<&Value>) {
+        if self.kind.allocates && !self.dry_run {
+            allocation::give_back(self.server, &old.value(), new).await;
+        }
     }
 
     fn exists(&self, name: &str, current: Option<&Object>) -> Status {
@@ -268,8 +298,14 @@ impl<'a> Write<'a> {
     ) -> Result<Written, Status> {
         for _ in 0..TRIES {
             let current = self.current()?;
-            let Changed { object, version, warnings } = self.changed(part, &current, &make)?;
-            match self.store_change(&current, object).await {
+            let Changed { mut object, version, warnings } = self.changed(part, &current, &make)?;
+            let held = self.allocate(&mut object, Some(&current)).await?;
+            let stored = self.store_change(&current, object).await;
+            match &stored {
+                Ok(object) => self.give_back(&current, Some(object)).await,
+                Err(_) => self.release(held).await,
+            }
+            match stored {
                 Ok(object) => return Ok(Written { object, is_new: false, warnings }),
                 Err(Put::Failed(status)) => return Err(status),
                 Err(Put::Conflict(_)) if version.is_empty() => {}
@@ -425,7 +461,10 @@ impl<'a> Write<'a> {
             return Ok(current.revision());
         }
         let table = self.table().map_err(Put::Failed)?;
-        self.commit(table, current.key(), Expect::Revision(current.revision()), Op::Delete).await
+        let expect = Expect::Revision(current.revision());
+        let revision = self.commit(table, current.key(), expect, Op::Delete).await?;
+        self.give_back(current, None).await;
+        Ok(revision)
     }
 
     async fn commit(&self, table: &Table, key: &str, expect: Expect, op: Op) -> Result<u64, Put> {

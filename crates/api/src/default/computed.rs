@@ -12,18 +12,20 @@ type Compute = fn(&mut Members);
 const COMPUTED: &[(&str, Compute)] = &[
     ("apps.v1.DaemonSetUpdateStrategy", rolling_update),
     ("apps.v1.DeploymentStrategy", rolling_update),
-    ("apps.v1.StatefulSetUpdateStrategy", rolling_update),
-    ("batch.v1.JobSpec", job),
+    ("apps.v1.StatefulSetUpdateStrategy", stateful_update),
     ("core.v1.Container", pull_policy_of_image),
     ("core.v1.EphemeralContainer", pull_policy_of_image),
     ("core.v1.ImageVolumeSource", image_volume),
     ("core.v1.LimitRangeItem", limit_range_item),
     ("core.v1.NodeStatus", node_status),
+    ("core.v1.PodSpec", account),
     ("core.v1.ServicePort", service_port),
     ("core.v1.ServiceSpec", service),
     ("core.v1.Volume", volume),
     ("networking.v1.NetworkPolicySpec", network_policy),
     ("rbac.v1.Subject", subject),
+    ("resource.v1.DeviceSubRequest", device_count),
+    ("resource.v1.ExactDeviceRequest", device_count),
 ];
 
 /// Runs the function of a type, if it has one.
@@ -55,15 +57,31 @@ fn rolling_update(members: &mut Members) {
     }
 }
 
-fn job(members: &mut Members) {
-    if !has(members, "parallelism") {
-        set_absent(members, "completions", 1);
-        members.insert("parallelism".to_owned(), 1.into());
+/// Rolling is the default as a whole: who writes the type alone gets no partition.
+fn stateful_update(members: &mut Members) {
+    if text(members, "type").is_empty() {
+        members.insert("type".to_owned(), "RollingUpdate".into());
+        set_absent(members, "rollingUpdate", json!({}));
     }
-    let limit = if has(members, "backoffLimitPerIndex") { i32::MAX } else { 6 };
-    set_absent(members, "backoffLimit", limit);
-    let replacement = if has(members, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
-    set_absent(members, "podReplacementPolicy", replacement);
+}
+
+/// `serviceAccount` is the old name of `serviceAccountName`; both are kept equal.
+fn account(members: &mut Members) {
+    let name = match text(members, "serviceAccountName") {
+        "" => text(members, "serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    if !name.is_empty() {
+        members.insert("serviceAccountName".to_owned(), name.as_str().into());
+        members.insert("serviceAccount".to_owned(), name.into());
+    }
+}
+
+fn device_count(members: &mut Members) {
+    let is_unset = members.get("count").is_none_or(|count| count.is_null() || count == 0);
+    if text(members, "allocationMode") == "ExactCount" && is_unset {
+        members.insert("count".to_owned(), 1.into());
+    }
 }
 
 fn pull_policy_of_image(members: &mut Members) {
@@ -195,12 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_numbers_runs_once() {
-        assert_eq!(
-            computed("batch.v1.JobSpec", json!({})),
-            json!({"completions": 1, "parallelism": 1, "backoffLimit": 6, "podReplacementPolicy": "TerminatingOrFailed"})
-        );
-        assert_eq!(computed("batch.v1.JobSpec", json!({"parallelism": 2})).get("completions"), None);
+    fn a_stateful_set_rolls_with_a_partition_unless_it_names_its_strategy() {
+        let ty = "apps.v1.StatefulSetUpdateStrategy";
+        assert_eq!(computed(ty, json!({})), json!({"type": "RollingUpdate", "rollingUpdate": {}}));
+        let named = json!({"type": "RollingUpdate"});
+        assert_eq!(computed(ty, named.clone()), named);
     }
 
     #[test]

@@ -47,6 +47,7 @@ const PLAIN: Kind = Kind {
     store_prefix: "",
     creates_on_update: false,
     needs_version: false,
+    allocates: false,
     default: same,
     dropped: |_, _| Vec::new(),
     prepare_create: |_, _| {},

@@ -35,7 +35,7 @@ pub fn object_meta(object: &Value, is_namespaced: bool, name_rule: NameRule) -> 
     namespace(meta, is_namespaced, &path, &mut errors);
     non_negative(meta.int("generation"), &path.child("generation"), &mut errors);
     labels(meta, "labels", &path.child("labels"), &mut errors);
-    annotations(meta, &path.child("annotations"), &mut errors);
+    annotations_of(meta, &path.child("annotations"), &mut errors);
     owner_references(meta, &path.child("ownerReferences"), &mut errors);
     finalizers(meta, &path.child("finalizers"), &mut errors);
     errors
@@ -86,7 +86,8 @@ pub(crate) fn label_name(key: &str, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn annotations(meta: &Value, path: &Path, errors: &mut FieldErrors) {
+/// Rules for the annotations of some metadata.
+pub(crate) fn annotations_of(meta: &Value, path: &Path, errors: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in meta.entries("annotations") {
         size += key.len() + value.len();
@@ -173,7 +174,7 @@ pub fn object_meta_update(new: &Value, old: &Value) -> FieldErrors {
         }
     }
     labels(new, "labels", &path.child("labels"), &mut errors);
-    annotations(new, &path.child("annotations"), &mut errors);
+    annotations_of(new, &path.child("annotations"), &mut errors);
     owner_references(new, &path.child("ownerReferences"), &mut errors);
     for (i, name) in new.list("finalizers").iter().filter_map(Value::as_str).enumerate() {
         kube_finalizer(name, &path.child("finalizers").index(i), &mut errors);

@@ -3,8 +3,9 @@
 use super::core::REPLICAS_SELECTABLE;
 use super::{CONTROLLED, PLAIN, SCALE, SCALED, STATUS, status};
 use crate::access::{Access, status as status_of};
-use crate::kind::{FieldReader, Kind, autoscaling};
+use crate::kind::{FieldReader, Kind, autoscaling, workload as workload_of};
 use crate::table::{small, workload};
+use crate::validation::{job as job_rules, workload as workload_rules};
 
 pub(super) const APPS: &[Kind] = &[
     Kind {
@@ -16,6 +17,8 @@ pub(super) const APPS: &[Kind] = &[
         store_prefix: "controllerrevisions",
         columns: workload::REVISION,
         row: workload::revision,
+        validate: workload_rules::revision,
+        validate_update: workload_rules::revision_update,
         ..PLAIN
     },
     Kind {
@@ -30,6 +33,10 @@ pub(super) const APPS: &[Kind] = &[
         store_prefix: "daemonsets",
         columns: workload::DAEMON_SET,
         row: workload::daemon_set,
+        prepare_create: workload_of::create_daemon_set,
+        prepare_update: workload_of::update_daemon_set,
+        validate: workload_rules::daemon_set,
+        validate_update: workload_rules::daemon_set_update,
         ..CONTROLLED
     },
     Kind {
@@ -45,6 +52,9 @@ pub(super) const APPS: &[Kind] = &[
         columns: workload::DEPLOYMENT,
         row: workload::deployment,
         scale: SCALED,
+        validate: workload_rules::deployment,
+        validate_update: workload_rules::deployment_update,
+        validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
     Kind {
@@ -61,6 +71,9 @@ pub(super) const APPS: &[Kind] = &[
         row: workload::replica_set,
         selectable_fields: REPLICAS_SELECTABLE,
         scale: SCALED,
+        validate: workload_rules::replica_set,
+        validate_update: workload_rules::replica_set_update,
+        validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
     Kind {
@@ -76,6 +89,10 @@ pub(super) const APPS: &[Kind] = &[
         columns: workload::STATEFUL_SET,
         row: workload::stateful_set,
         scale: SCALED,
+        default: workload_of::default_stateful_set,
+        validate: workload_rules::stateful_set,
+        validate_update: workload_rules::stateful_set_update,
+        validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
 ];
@@ -93,6 +110,8 @@ pub(super) const BATCH: &[Kind] = &[
         store_prefix: "cronjobs",
         columns: workload::CRON_JOB,
         row: workload::cron_job,
+        validate: job_rules::cron_job,
+        validate_update: job_rules::cron_job_update,
         ..CONTROLLED
     },
     Kind {
@@ -107,6 +126,10 @@ pub(super) const BATCH: &[Kind] = &[
         columns: workload::JOB,
         row: workload::job,
         selectable_fields: JOB_SELECTABLE,
+        default: workload_of::default_job,
+        prepare_create: workload_of::create_job,
+        validate: job_rules::job,
+        validate_update: job_rules::job_update,
         ..CONTROLLED
     },
 ];
@@ -126,6 +149,7 @@ pub(super) const AUTOSCALING: &[Kind] = &[
         store_prefix: "horizontalpodautoscalers",
         columns: small::AUTOSCALER,
         row: small::autoscaler,
+        default: workload_of::default_autoscaler,
         ..STATUS
     },
     Kind {

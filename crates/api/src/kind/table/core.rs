@@ -6,10 +6,13 @@ use super::{
 };
 use crate::access::{Access, spec, status as status_of};
 use crate::admission;
-use crate::kind::{FieldReader, Kind, Subresource, config, event, namespace, node, part as part_of, pod};
+use crate::kind::{
+    FieldReader, Kind, Subresource, config, event, namespace, node, part as part_of, pod,
+    service as service_of, workload as workload_of,
+};
 use crate::table::{self, small};
 use crate::table::{network, storage, workload};
-use crate::validation::{self as rules, object};
+use crate::validation::{self as rules, object, service, workload as workload_rules};
 use crate::warning;
 
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -58,6 +61,8 @@ pub(super) const KINDS: &[Kind] = &[
         creates_on_update: true,
         columns: network::ENDPOINTS,
         row: network::endpoints,
+        validate: service::endpoints,
+        validate_update: service::endpoints_update,
         ..PLAIN
     },
     Kind {
@@ -192,6 +197,8 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "podtemplates",
         columns: workload::POD_TEMPLATE,
         row: workload::pod_template,
+        validate: workload_rules::pod_template,
+        validate_update: workload_rules::pod_template_update,
         ..COUNTED
     },
     Kind {
@@ -207,6 +214,10 @@ pub(super) const KINDS: &[Kind] = &[
         columns: workload::REPLICAS,
         row: workload::replication_controller,
         selectable_fields: REPLICAS_SELECTABLE,
+        default: workload_of::default_replication_controller,
+        validate: workload_rules::replication_controller,
+        validate_update: workload_rules::replication_controller_update,
+        validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
     Kind {
@@ -267,6 +278,13 @@ pub(super) const KINDS: &[Kind] = &[
         columns: network::SERVICE,
         row: network::service,
         selectable_fields: SERVICE_SELECTABLE,
+        default: service_of::default,
+        prepare_create: service_of::prepare_create,
+        prepare_update: service_of::prepare_update,
+        allocates: true,
+        validate: service::service,
+        validate_update: service::service_update,
+        validate_status: service::service_status,
         ..STATUS
     },
 ];

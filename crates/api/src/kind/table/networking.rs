@@ -3,6 +3,7 @@
 use super::{CLUSTER, CLUSTER_COUNTED, CLUSTER_STATUS, CONTROLLED, COUNTED, status};
 use crate::kind::Kind;
 use crate::table::network;
+use crate::validation::service;
 
 pub(super) const NETWORKING: &[Kind] = &[
     Kind {
@@ -39,6 +40,8 @@ pub(super) const NETWORKING: &[Kind] = &[
         store_prefix: "ipaddresses",
         columns: network::IP_ADDRESS,
         row: network::ip_address,
+        validate: service::ip_address,
+        validate_update: service::ip_address_update,
         ..CLUSTER
     },
     Kind {
@@ -63,6 +66,8 @@ pub(super) const NETWORKING: &[Kind] = &[
         store_prefix: "servicecidrs",
         columns: network::SERVICE_CIDR,
         row: network::service_cidr,
+        validate: service::service_cidr,
+        validate_update: service::service_cidr_update,
         ..CLUSTER_STATUS
     },
 ];
@@ -76,5 +81,7 @@ pub(super) const DISCOVERY: &[Kind] = &[Kind {
     store_prefix: "endpointslices",
     columns: network::ENDPOINT_SLICE,
     row: network::endpoint_slice,
+    validate: service::slice,
+    validate_update: service::slice_update,
     ..COUNTED
 }];
