@@ -12,6 +12,7 @@ pub mod scale;
 pub mod service;
 pub(crate) mod strategy;
 mod table;
+mod volume;
 pub(crate) mod workload;
 
 use jiff::Timestamp;

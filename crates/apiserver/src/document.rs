@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::kind::{Kind, kinds};
+use api::openapi::Descriptions;
 use api::status::Status;
 use api::{discovery, openapi};
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
+use crate::description;
 use crate::response::{Accepted, Offer, ResponseBody, full, json, negotiate, to_bytes};
 use crate::server::Server;
 
@@ -26,19 +28,28 @@ struct Document {
     hash: String,
 }
 
+impl Document {
+    fn of(bytes: Bytes) -> Self {
+        let hash = hash(&bytes);
+        Self { bytes, hash }
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    crate::response::hex(digest(&SHA256, bytes).as_ref()).to_uppercase()
+}
+
 /// The documents made so far, by path.
 #[derive(Debug, Default)]
 pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
 
 impl Documents {
-    fn get(&self, path: &str, make: impl FnOnce() -> Option<Value>) -> Option<Arc<Document>> {
+    fn get(&self, path: &str, make: impl FnOnce() -> Option<Document>) -> Option<Arc<Document>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = lock().get(path) {
             return Some(found.clone());
         }
-        let bytes = to_bytes(&make()?);
-        let hash = crate::response::hex(digest(&SHA256, &bytes).as_ref()).to_uppercase();
-        let document = Arc::new(Document { bytes, hash });
+        let document = Arc::new(make()?);
         lock().insert(path.to_owned(), document.clone());
         Some(document)
     }
@@ -60,13 +71,13 @@ pub(crate) fn answer(
         ["apis", group, version] => {
             plain(headers, discovery::resources(group, version).filter(|_| !group.is_empty()))
         }
-        ["openapi", "v3"] => {
-            cached(server, path, headers, "application/json", || Some(openapi_index(server)))
-        }
+        ["openapi", "v3"] => cached(server, path, headers, "application/json", || {
+            Some(Document::of(to_bytes(&openapi_index())))
+        }),
         ["openapi", "v3", rest @ ..] => {
             cached(server, path, headers, "application/json", || openapi_document(rest))
         }
-        ["openapi", "v2"] => Ok(openapi_v2(headers)),
+        ["openapi", "v2"] => openapi_v2(server, headers),
         ["openid", "v1", "jwks"] => Ok(typed(&server.signer.jwks(), "application/jwk-set+json")),
         [".well-known", "openid-configuration"] => {
             let keys = format!("https://{}/openid/v1/jwks", server.public_address);
@@ -145,8 +156,11 @@ fn discover(server: &Server, path: &str, headers: &HeaderMap) -> Result<Response
     let is_core = path.trim_end_matches('/') == "/api";
     if accepts_aggregated(headers) {
         let key = format!("aggregated{}", path.trim_end_matches('/'));
-        let make =
-            || Some(if is_core { discovery::aggregated_core() } else { discovery::aggregated_groups() });
+        let make = || {
+            let document =
+                if is_core { discovery::aggregated_core() } else { discovery::aggregated_groups() };
+            Some(Document::of(to_bytes(&document)))
+        };
         return cached(server, &key, headers, discovery::AGGREGATED_V2, make);
     }
     let document =
@@ -170,7 +184,7 @@ fn cached(
     key: &str,
     headers: &HeaderMap,
     content_type: &'static str,
-    make: impl FnOnce() -> Option<Value>,
+    make: impl FnOnce() -> Option<Document>,
 ) -> Result<Response<ResponseBody>, Status> {
     let document = server.documents.get(key, make).ok_or_else(Status::unknown_path)?;
     let tag = format!("\"{}\"", document.hash);
@@ -189,21 +203,19 @@ fn cached(
     Ok(response)
 }
 
-/// `/openapi/v2` without schemas, which are in v3. `kubectl` asks for it when v3 does not know a kind, and says
-/// `no matches for kind` only when it gets one. For `kubectl` it is the protobuf message `openapi.v2.Document`.
-fn openapi_v2(headers: &HeaderMap) -> Response<ResponseBody> {
+/// `/openapi/v2`: for `kubectl` before v3 the protobuf message `openapi.v2.Document`, for others JSON.
+fn openapi_v2(server: &Server, headers: &HeaderMap) -> Result<Response<ResponseBody>, Status> {
     let wants_protobuf = headers
         .get(http::header::ACCEPT)
         .is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(OPENAPI_V2_PROTOBUF)));
-    if !wants_protobuf {
-        let info = json!({"title": "Kubernetes", "version": KUBERNETES});
-        let document = json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}});
-        return typed(&document, "application/json");
+    let make = || openapi::v2::document(KUBERNETES, &description::all());
+    if wants_protobuf {
+        cached(server, "openapi/v2.pb", headers, OPENAPI_V2_ANSWER, || {
+            Some(Document::of(openapi::v2::encode(&make()).into()))
+        })
+    } else {
+        cached(server, "openapi/v2", headers, "application/json", || Some(Document::of(to_bytes(&make()))))
     }
-    // Field 1 is `swagger`; field 2 is `info`, whose field 1 is `title`.
-    let mut response = Response::new(full(&b"\x0a\x032.0\x12\x0c\x0a\x0aKubernetes"[..]));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_ANSWER));
-    response
 }
 
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -223,26 +235,29 @@ fn documented() -> Vec<(String, (&'static str, &'static str))> {
         .collect()
 }
 
-fn openapi_index(server: &Server) -> Value {
+fn openapi_index() -> Value {
     let documents: Vec<(String, String)> = documented()
         .into_iter()
-        .filter_map(|(path, (group, version))| {
-            let document =
-                server.documents.get(&format!("/openapi/v3/{path}"), || openapi_of(group, version))?;
-            Some((path, document.hash.clone()))
-        })
+        .map(|(path, (group, version))| (path, openapi_hash(group, version)))
         .collect();
     openapi::v3_index(documents.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
 }
 
-fn openapi_document(segments: &[&str]) -> Option<Value> {
+fn openapi_document(segments: &[&str]) -> Option<Document> {
     let path = segments.join("/");
     let (_, (group, version)) = documented().into_iter().find(|(known, _)| *known == path)?;
-    openapi_of(group, version)
+    let document = openapi_of(group, version, &description::of(group, version));
+    Some(Document { bytes: to_bytes(&document), hash: openapi_hash(group, version) })
 }
 
-fn openapi_of(group: &str, version: &str) -> Option<Value> {
+/// The hash of a document, from all that makes it what it is: making the descriptions for it would take longer.
+fn openapi_hash(group: &str, version: &str) -> String {
+    let plain = openapi_of(group, version, &Descriptions::default());
+    hash(&[description::SOURCE.as_bytes(), &to_bytes(&plain)].concat())
+}
+
+fn openapi_of(group: &str, version: &str, texts: &Descriptions) -> Value {
     let kinds: Vec<&Kind> =
         kinds().iter().filter(|kind| kind.group == group && kind.version == version).collect();
-    (!kinds.is_empty()).then(|| openapi::v3_document(group, version, &kinds))
+    openapi::v3_document(group, version, &kinds, texts)
 }

@@ -14,6 +14,7 @@ mod bootstrap;
 mod cache;
 mod component;
 mod delete;
+mod description;
 mod document;
 mod fence;
 mod file;

@@ -72,7 +72,7 @@ const CASES: &[Case] = &[
     ("a namespace that isn't there", &["create", "configmap", "c", "-n", "ghost"], ""),
     ("a name that is taken", &["create", "namespace", "default"], ""),
     ("something that isn't there", &["get", "pod", "ghost"], ""),
-    ("a kind that isn't there", &["get", "deployments"], ""),
+    ("a kind that isn't there", &["get", "foos"], ""),
     ("a bad label selector", &["get", "pods", "-l", "a in (b"], ""),
     ("a bad field selector", &["get", "pods", "--field-selector", "spec.foo=x"], ""),
     (

@@ -4,8 +4,10 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::Ctx;
 use crate::access::{Access, object_at, remove, set};
 use crate::table::small;
+use crate::validation::{FieldErrors, policy};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
@@ -245,11 +247,25 @@ pub(super) fn from_stored(object: &mut Value) {
     }
 }
 
+/// Rules for a new `autoscaling/v1` object: those of what it is stored as.
+pub(super) fn v1_rules(object: &Value, ctx: &Ctx) -> FieldErrors {
+    policy::autoscaler(&stored(object), ctx)
+}
+
+/// Rules for a changed `autoscaling/v1` object.
+pub(super) fn v1_update_rules(new: &Value, old: &Value, ctx: &Ctx) -> FieldErrors {
+    policy::autoscaler_update(&stored(new), &stored(old), ctx)
+}
+
+fn stored(view: &Value) -> Value {
+    let mut stored = view.clone();
+    to_stored(&mut stored);
+    stored
+}
+
 /// The row of an `autoscaling/v1` object.
 pub(super) fn v1_row(object: &Value, now: Timestamp) -> Vec<Value> {
-    let mut stored = object.clone();
-    to_stored(&mut stored);
-    small::autoscaler(&stored, now)
+    small::autoscaler(&stored(object), now)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ struct Operation<'a> {
 }
 
 /// All paths of a kind.
-pub(super) fn paths(kind: &Kind, schemas: &mut Schemas) -> Vec<(String, Value)> {
+pub(super) fn paths(kind: &Kind, schemas: &mut Schemas<'_>) -> Vec<(String, Value)> {
     let root = if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
@@ -89,7 +89,7 @@ fn gvk(kind: &Kind) -> (&'static str, &'static str, &'static str) {
     (kind.group, kind.version, kind.kind)
 }
 
-fn list_operation(kind: &Kind, schemas: &mut Schemas) -> Option<(String, Value)> {
+fn list_operation(kind: &Kind, schemas: &mut Schemas<'_>) -> Option<(String, Value)> {
     let ty = type_named(kind.type_name).filter(|_| kind.has_verb("list"))?;
     let answer = schemas.list_of(ty);
     Some(operation(Operation {
@@ -102,7 +102,7 @@ fn list_operation(kind: &Kind, schemas: &mut Schemas) -> Option<(String, Value)>
     }))
 }
 
-fn collection_operations(kind: &Kind, schemas: &mut Schemas) -> Map<String, Value> {
+fn collection_operations(kind: &Kind, schemas: &mut Schemas<'_>) -> Map<String, Value> {
     let mut operations: Map<String, Value> = list_operation(kind, schemas).into_iter().collect();
     let object = schemas.reference_named(kind.type_name);
     if kind.has_verb("create") {
@@ -114,7 +114,7 @@ fn collection_operations(kind: &Kind, schemas: &mut Schemas) -> Map<String, Valu
     operations
 }
 
-fn item_operations(kind: &Kind, schemas: &mut Schemas) -> Map<String, Value> {
+fn item_operations(kind: &Kind, schemas: &mut Schemas<'_>) -> Map<String, Value> {
     let object = schemas.reference_named(kind.type_name);
     let mut operations = object_operations(kind.verbs, gvk(kind), &object, schemas);
     if kind.has_verb("delete") {
@@ -128,7 +128,7 @@ fn object_operations(
     verbs: &[&str],
     kind: (&str, &str, &str),
     object: &Value,
-    schemas: &mut Schemas,
+    schemas: &mut Schemas<'_>,
 ) -> Map<String, Value> {
     let mut operations = Map::new();
     if verbs.contains(&"get") {
@@ -154,7 +154,7 @@ fn object_operations(
     operations
 }
 
-fn subresource_operations(kind: &Kind, sub: &Subresource, schemas: &mut Schemas) -> Map<String, Value> {
+fn subresource_operations(kind: &Kind, sub: &Subresource, schemas: &mut Schemas<'_>) -> Map<String, Value> {
     let (group, version) = sub.group_version.unwrap_or((kind.group, kind.version));
     let own = (group, version, sub.kind);
     if sub.type_name.is_empty() {
@@ -184,7 +184,7 @@ fn write(
     operation(Operation { method, action, kind, query: WRITE, body, answer: object })
 }
 
-fn delete(action: &'static str, kind: &Kind, schemas: &mut Schemas) -> (String, Value) {
+fn delete(action: &'static str, kind: &Kind, schemas: &mut Schemas<'_>) -> (String, Value) {
     let options = schemas.reference_named("meta.v1.DeleteOptions");
     let answer = schemas.reference_named("meta.v1.Status");
     let body = Some(json!({"content": {"*/*": {"schema": options}}}));

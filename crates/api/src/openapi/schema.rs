@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::Descriptions;
 use crate::schema::{Field, FieldKind, ListKind, Type, type_named};
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -17,12 +18,17 @@ const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSO
 const SCHEMA_UNION: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
 
 /// The schemas of a document, grown by every reference.
-#[derive(Default)]
-pub(super) struct Schemas {
+pub(super) struct Schemas<'a> {
     done: BTreeMap<String, Value>,
+    texts: &'a Descriptions,
 }
 
-impl Schemas {
+impl<'a> Schemas<'a> {
+    /// No schema yet.
+    pub(super) fn new(texts: &'a Descriptions) -> Self {
+        Self { done: BTreeMap::new(), texts }
+    }
+
     /// All schemas, by name.
     pub(super) fn finish(self) -> Map<String, Value> {
         self.done.into_iter().collect()
@@ -76,12 +82,23 @@ impl Schemas {
     }
 
     fn object(&mut self, ty: &'static Type) -> Value {
+        let text = self.texts.of(&ty.definition());
+        let described = |field: &Field, mut property: Value| {
+            let text = text.and_then(|text| text.fields.get(field.json)).filter(|text| !text.is_empty());
+            if let (Some(text), Some(members)) = (text, property.as_object_mut()) {
+                members.insert("description".to_owned(), text.as_str().into());
+            }
+            (field.json.to_owned(), property)
+        };
         let properties: Map<String, Value> =
-            ty.fields.iter().map(|field| (field.json.to_owned(), self.property(field))).collect();
+            ty.fields.iter().map(|field| described(field, self.property(field))).collect();
         let required: Vec<&str> =
             ty.fields.iter().filter(|field| field.required).map(|field| field.json).collect();
         let mut schema = Map::new();
         schema.insert("type".to_owned(), "object".into());
+        if let Some(text) = text.map(|text| text.text.as_str()).filter(|text| !text.is_empty()) {
+            schema.insert("description".to_owned(), text.into());
+        }
         if !required.is_empty() {
             schema.insert("required".to_owned(), required.into());
         }
@@ -121,13 +138,15 @@ impl Schemas {
             }
             FieldKind::IntOrString => self.named(
                 INT_OR_STRING,
-                || json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+                || json!({"format": "int-or-string", "x-kubernetes-int-or-string": true, "oneOf": [{"type": "integer"}, {"type": "string"}]}),
             ),
             FieldKind::Time => self.named(TIME, || json!({"type": "string", "format": "date-time"})),
             FieldKind::MicroTime => {
                 self.named(MICRO_TIME, || json!({"type": "string", "format": "date-time"}))
             }
-            FieldKind::Raw => self.named(RAW_EXTENSION, || json!({"type": "object"})),
+            FieldKind::Raw => {
+                self.named(RAW_EXTENSION, || json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}))
+            },
             FieldKind::Fields => self.named(FIELDS, || json!({"type": "object"})),
             FieldKind::Json => self.named(JSON, || json!({})),
             FieldKind::SchemaOrArray => self.named(&format!("{SCHEMA_UNION}Array"), || json!({})),

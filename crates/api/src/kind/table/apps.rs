@@ -5,7 +5,7 @@ use super::{CONTROLLED, PLAIN, SCALE, SCALED, STATUS, status};
 use crate::access::{Access, status as status_of};
 use crate::kind::{FieldReader, Kind, autoscaling, workload as workload_of};
 use crate::table::{small, workload};
-use crate::validation::{job as job_rules, workload as workload_rules};
+use crate::validation::{job as job_rules, policy as policy_rules, workload as workload_rules};
 
 pub(super) const APPS: &[Kind] = &[
     Kind {
@@ -150,6 +150,8 @@ pub(super) const AUTOSCALING: &[Kind] = &[
         columns: small::AUTOSCALER,
         row: small::autoscaler,
         default: workload_of::default_autoscaler,
+        validate: policy_rules::autoscaler,
+        validate_update: policy_rules::autoscaler_update,
         ..STATUS
     },
     Kind {
@@ -165,6 +167,8 @@ pub(super) const AUTOSCALING: &[Kind] = &[
         store_prefix: "horizontalpodautoscalers",
         columns: small::AUTOSCALER,
         row: autoscaling::v1_row,
+        validate: autoscaling::v1_rules,
+        validate_update: autoscaling::v1_update_rules,
         to_stored: autoscaling::to_stored,
         from_stored: autoscaling::from_stored,
         ..STATUS
@@ -182,6 +186,9 @@ pub(super) const POLICY: &[Kind] = &[Kind {
     store_prefix: "poddisruptionbudgets",
     columns: small::DISRUPTION_BUDGET,
     row: small::disruption_budget,
+    validate: policy_rules::disruption_budget,
+    validate_update: policy_rules::disruption_budget_update,
+    validate_status: policy_rules::disruption_budget_status,
     needs_version: true,
     ..CONTROLLED
 }];

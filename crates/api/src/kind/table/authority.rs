@@ -4,7 +4,7 @@ use super::{CLUSTER, CLUSTER_STATUS, PLAIN, REVIEW, part, status};
 use crate::access::{Access, spec};
 use crate::kind::{FieldReader, Kind, part as part_of};
 use crate::table::authority;
-use crate::validation::certificate;
+use crate::validation::{certificate, rbac};
 
 pub(super) const REVIEWS: &[Kind] = &[
     Kind {
@@ -96,6 +96,8 @@ pub(super) const RBAC: &[Kind] = &[
         columns: authority::BINDING,
         row: authority::binding,
         creates_on_update: true,
+        validate: rbac::cluster_role_binding,
+        validate_update: rbac::cluster_role_binding_update,
         ..CLUSTER
     },
     Kind {
@@ -106,6 +108,8 @@ pub(super) const RBAC: &[Kind] = &[
         type_name: "rbac.v1.ClusterRole",
         store_prefix: "clusterroles",
         creates_on_update: true,
+        validate: rbac::cluster_role,
+        validate_update: rbac::cluster_role_update,
         ..CLUSTER
     },
     Kind {
@@ -118,6 +122,8 @@ pub(super) const RBAC: &[Kind] = &[
         columns: authority::BINDING,
         row: authority::binding,
         creates_on_update: true,
+        validate: rbac::role_binding,
+        validate_update: rbac::role_binding_update,
         ..PLAIN
     },
     Kind {
@@ -128,6 +134,8 @@ pub(super) const RBAC: &[Kind] = &[
         type_name: "rbac.v1.Role",
         store_prefix: "roles",
         creates_on_update: true,
+        validate: rbac::role,
+        validate_update: rbac::role_update,
         ..PLAIN
     },
 ];

@@ -8,11 +8,14 @@ use crate::access::{Access, spec, status as status_of};
 use crate::admission;
 use crate::kind::{
     FieldReader, Kind, Subresource, config, event, namespace, node, part as part_of, pod,
-    service as service_of, workload as workload_of,
+    service as service_of, volume as volume_of, workload as workload_of,
 };
 use crate::table::{self, small};
 use crate::table::{network, storage, workload};
-use crate::validation::{self as rules, object, service, workload as workload_rules};
+use crate::validation::{
+    self as rules, object, policy as policy_rules, service, storage as storage_rules,
+    workload as workload_rules,
+};
 use crate::warning;
 
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -88,6 +91,8 @@ pub(super) const KINDS: &[Kind] = &[
         type_name: "core.v1.LimitRange",
         store_prefix: "limitranges",
         creates_on_update: true,
+        validate: policy_rules::limit_range,
+        validate_update: policy_rules::limit_range_update,
         ..PLAIN
     },
     Kind {
@@ -149,6 +154,10 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "persistentvolumeclaims",
         columns: storage::CLAIM,
         row: storage::claim,
+        validate: storage_rules::claim,
+        validate_update: storage_rules::claim_update,
+        validate_status: storage_rules::claim_status,
+        prepare_create: volume_of::create_claim,
         ..STATUS
     },
     Kind {
@@ -161,6 +170,9 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "persistentvolumes",
         columns: storage::VOLUME,
         row: storage::volume,
+        validate: storage_rules::volume,
+        validate_update: storage_rules::volume_update,
+        prepare_create: volume_of::create_volume,
         ..CLUSTER_STATUS
     },
     Kind {
@@ -230,6 +242,9 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "resourcequotas",
         columns: small::RESOURCE_QUOTA,
         row: small::resource_quota,
+        validate: policy_rules::quota,
+        validate_update: policy_rules::quota_update,
+        validate_status: policy_rules::quota_status,
         ..STATUS
     },
     Kind {

@@ -3,7 +3,7 @@
 use super::{CLUSTER, CLUSTER_COUNTED, CLUSTER_STATUS, CONTROLLED, COUNTED, status};
 use crate::kind::Kind;
 use crate::table::network;
-use crate::validation::service;
+use crate::validation::{network as network_rules, service};
 
 pub(super) const NETWORKING: &[Kind] = &[
     Kind {
@@ -15,6 +15,8 @@ pub(super) const NETWORKING: &[Kind] = &[
         store_prefix: "ingressclasses",
         columns: network::INGRESS_CLASS,
         row: network::ingress_class,
+        validate: network_rules::ingress_class,
+        validate_update: network_rules::ingress_class_update,
         ..CLUSTER_COUNTED
     },
     Kind {
@@ -28,6 +30,8 @@ pub(super) const NETWORKING: &[Kind] = &[
         store_prefix: "ingresses",
         columns: network::INGRESS,
         row: network::ingress,
+        validate: network_rules::ingress,
+        validate_update: network_rules::ingress_update,
         ..CONTROLLED
     },
     Kind {
@@ -54,6 +58,8 @@ pub(super) const NETWORKING: &[Kind] = &[
         store_prefix: "networkpolicies",
         columns: network::POLICY,
         row: network::policy,
+        validate: network_rules::policy,
+        validate_update: network_rules::policy_update,
         ..COUNTED
     },
     Kind {

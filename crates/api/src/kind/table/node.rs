@@ -5,7 +5,7 @@ use super::{CLUSTER, CLUSTER_COUNTED, PLAIN, STATUS, status};
 use crate::access::{Access, spec};
 use crate::kind::{FieldReader, Kind};
 use crate::table::{device, small};
-use crate::validation::object;
+use crate::validation::{object, policy};
 
 pub(super) const SCHEDULING: &[Kind] = &[Kind {
     group: "scheduling.k8s.io",
@@ -17,6 +17,8 @@ pub(super) const SCHEDULING: &[Kind] = &[Kind {
     store_prefix: "priorityclasses",
     columns: small::PRIORITY_CLASS,
     row: small::priority_class,
+    validate: policy::priority_class,
+    validate_update: policy::priority_class_update,
     ..CLUSTER_COUNTED
 }];
 
@@ -45,6 +47,8 @@ pub(super) const RUNTIME: &[Kind] = &[Kind {
     store_prefix: "runtimeclasses",
     columns: small::RUNTIME_CLASS,
     row: small::runtime_class,
+    validate: policy::runtime_class,
+    validate_update: policy::runtime_class_update,
     creates_on_update: true,
     needs_version: true,
     ..CLUSTER

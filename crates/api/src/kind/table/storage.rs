@@ -3,6 +3,7 @@
 use super::{CLUSTER, CLUSTER_STATUS, PLAIN, status};
 use crate::kind::Kind;
 use crate::table::storage;
+use crate::validation::storage as storage_rules;
 
 pub(super) const KINDS: &[Kind] = &[
     Kind {
@@ -15,6 +16,8 @@ pub(super) const KINDS: &[Kind] = &[
         columns: storage::DRIVER,
         row: storage::driver,
         needs_version: true,
+        validate: storage_rules::driver,
+        validate_update: storage_rules::driver_update,
         ..CLUSTER
     },
     Kind {
@@ -27,6 +30,8 @@ pub(super) const KINDS: &[Kind] = &[
         columns: storage::NODE,
         row: storage::node,
         needs_version: true,
+        validate: storage_rules::csi_node,
+        validate_update: storage_rules::csi_node_update,
         ..CLUSTER
     },
     Kind {
@@ -39,6 +44,8 @@ pub(super) const KINDS: &[Kind] = &[
         columns: storage::CAPACITY,
         row: storage::capacity,
         needs_version: true,
+        validate: storage_rules::capacity,
+        validate_update: storage_rules::capacity_update,
         ..PLAIN
     },
     Kind {
@@ -51,6 +58,8 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "storageclasses",
         columns: storage::CLASS,
         row: storage::class,
+        validate: storage_rules::class,
+        validate_update: storage_rules::class_update,
         ..CLUSTER
     },
     Kind {
@@ -64,6 +73,8 @@ pub(super) const KINDS: &[Kind] = &[
         columns: storage::ATTACHMENT,
         row: storage::attachment,
         needs_version: true,
+        validate: storage_rules::attachment,
+        validate_update: storage_rules::attachment_update,
         ..CLUSTER_STATUS
     },
     Kind {
@@ -76,6 +87,8 @@ pub(super) const KINDS: &[Kind] = &[
         store_prefix: "volumeattributesclasses",
         columns: storage::ATTRIBUTES_CLASS,
         row: storage::attributes_class,
+        validate: storage_rules::attributes_class,
+        validate_update: storage_rules::attributes_class_update,
         ..CLUSTER
     },
 ];
