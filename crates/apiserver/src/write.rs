@@ -357,7 +357,8 @@ impl<'a> Write<'a> {
             Ok(version) if version == current.revision() => Ok(()),
             Ok(version) if version > 0 => Err(Status::modified(self.kind, &self.info.name)),
             _ if !version.is_empty() && version != "0" => Err(self.invalid_version(version)),
-            _ if self.kind.needs_version => {
+            // A patch is made of the newest version.
+            _ if self.kind.needs_version && self.info.verb == "update" => {
                 let mut errors = FieldErrors::new();
                 let path = Path::new("metadata").child("resourceVersion");
                 errors.invalid(&path, 0, "must be specified for an update");
@@ -434,12 +435,18 @@ impl<'a> Write<'a> {
         let mut stored = object.clone();
         (self.kind.to_stored)(&mut stored);
         let bytes = table.encoder().stored(&stored);
+        // What a view has no field for comes back as the view shows it.
+        let shown = if view::is_stored_form(self.kind) {
+            view::with_type(self.kind, object)
+        } else {
+            view::served(self.kind, stored)
+        };
         let key = self.key(name);
         if self.dry_run {
             let current = table.get(&key);
             return match (expect, &current) {
                 (Expect::Absent, Some(_)) => Err(Put::Conflict(current)),
-                _ => Ok(view::with_type(self.kind, object)),
+                _ => Ok(shown),
             };
         }
         if let Expect::Revision(revision) = expect
@@ -450,7 +457,7 @@ impl<'a> Write<'a> {
             return Ok(view::value(self.kind, &current));
         }
         let revision = self.commit(table, &key, expect, Op::Put(bytes)).await?;
-        let mut object = view::with_type(self.kind, object);
+        let mut object = shown;
         meta::set(&mut object, "resourceVersion", Some(revision.to_string().into()));
         Ok(object)
     }

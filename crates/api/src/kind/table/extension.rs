@@ -1,9 +1,32 @@
 //! What extends or tunes the API server itself: `admissionregistration.k8s.io`, `apiextensions.k8s.io`,
 //! `apiregistration.k8s.io` and `flowcontrol.apiserver.k8s.io`.
 
+use serde_json::Value;
+
 use super::{CLUSTER_CONTROLLED, CLUSTER_COUNTED, CLUSTER_STATUS, status};
 use crate::kind::Kind;
 use crate::table::extension;
+
+/// What is stored and has no effect yet says so to whoever writes it.
+fn without_effect(what: &str) -> Vec<String> {
+    vec![format!("{what}; the object is stored and has no effect")]
+}
+
+fn policies_are_not_asked(_: &Value, _: Option<&Value>) -> Vec<String> {
+    without_effect("this server does not evaluate admission policies yet")
+}
+
+fn webhooks_are_not_called(_: &Value, _: Option<&Value>) -> Vec<String> {
+    without_effect("this server does not call admission webhooks yet")
+}
+
+fn definitions_are_not_served(_: &Value, _: Option<&Value>) -> Vec<String> {
+    without_effect("this server does not serve custom resources yet")
+}
+
+fn flows_are_one(_: &Value, _: Option<&Value>) -> Vec<String> {
+    without_effect("this server has one flow and one priority level")
+}
 
 pub(super) const ADMISSION: &[Kind] = &[
     Kind {
@@ -17,6 +40,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::MUTATING_POLICY,
         row: extension::mutating_policy,
         needs_version: true,
+        warnings: policies_are_not_asked,
         ..CLUSTER_COUNTED
     },
     Kind {
@@ -30,6 +54,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::POLICY_BINDING,
         row: extension::policy_binding,
         needs_version: true,
+        warnings: policies_are_not_asked,
         ..CLUSTER_COUNTED
     },
     Kind {
@@ -43,6 +68,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::WEBHOOKS,
         row: extension::webhooks,
         needs_version: true,
+        warnings: webhooks_are_not_called,
         ..CLUSTER_COUNTED
     },
     Kind {
@@ -60,6 +86,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::VALIDATING_POLICY,
         row: extension::validating_policy,
         needs_version: true,
+        warnings: policies_are_not_asked,
         ..CLUSTER_CONTROLLED
     },
     Kind {
@@ -73,6 +100,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::POLICY_BINDING,
         row: extension::policy_binding,
         needs_version: true,
+        warnings: policies_are_not_asked,
         ..CLUSTER_COUNTED
     },
     Kind {
@@ -86,6 +114,7 @@ pub(super) const ADMISSION: &[Kind] = &[
         columns: extension::WEBHOOKS,
         row: extension::webhooks,
         needs_version: true,
+        warnings: webhooks_are_not_called,
         ..CLUSTER_COUNTED
     },
 ];
@@ -101,6 +130,7 @@ pub(super) const DEFINITIONS: &[Kind] = &[Kind {
     type_name: "apiextensions.v1.CustomResourceDefinition",
     store_prefix: "customresourcedefinitions",
     needs_version: true,
+    warnings: definitions_are_not_served,
     ..CLUSTER_CONTROLLED
 }];
 
@@ -129,6 +159,7 @@ pub(super) const FLOW_CONTROL: &[Kind] = &[
         store_prefix: "flowschemas",
         columns: extension::FLOW_SCHEMA,
         row: extension::flow_schema,
+        warnings: flows_are_one,
         ..CLUSTER_CONTROLLED
     },
     Kind {
@@ -141,6 +172,7 @@ pub(super) const FLOW_CONTROL: &[Kind] = &[
         store_prefix: "prioritylevelconfigurations",
         columns: extension::PRIORITY_LEVEL,
         row: extension::priority_level,
+        warnings: flows_are_one,
         ..CLUSTER_CONTROLLED
     },
 ];
