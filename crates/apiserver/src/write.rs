@@ -329,7 +329,7 @@ impl<'a> Write<'a> {
         let object = self.prepared(new, &old, part)?;
         admission::update(self, &old)?;
         warnings.extend((self.kind.warnings)(&object, Some(&old)));
-        if part == Part::Main {
+        if matches!(part, Part::Main) {
             warnings.extend(admission::examine(self, &object, Some(&old))?);
         }
         Ok(Changed { object, version, warnings })

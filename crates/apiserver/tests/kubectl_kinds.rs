@@ -30,8 +30,8 @@ const SESSION: &[&str] = &[
     "autoscale deployment web --min=1 --max=5 --cpu-percent=80",
     "scale deployment web --replicas=3",
     "get deployment web -o jsonpath={.spec.replicas}{.metadata.generation}",
-    "get hpa.v1.autoscaling web -o jsonpath={.spec.targetCPUUtilizationPercentage}",
-    "get hpa.v2.autoscaling web -o jsonpath={.spec.metrics[0].resource.target.averageUtilization}",
+    "get horizontalpodautoscalers.v1.autoscaling web -o jsonpath={.spec.targetCPUUtilizationPercentage}",
+    "get horizontalpodautoscalers.v2.autoscaling web -o jsonpath={.spec.metrics[0].resource.target.averageUtilization}",
     "get service web -o jsonpath={.spec.clusterIPs}{.spec.ipFamilies}{.spec.type}",
     "get ipaddress 10.96.0.80 -o jsonpath={.spec.parentRef.name}",
     "get deployment,quota,rolebinding,job,cronjob,pdb,ingress,service,hpa -o wide",
@@ -45,9 +45,8 @@ const SESSION: &[&str] = &[
 
 /// Commands that the server refuses, with their input.
 const REFUSED: &[(&str, &str)] = &[
-    ("scale deployment web --replicas=-1", ""),
+    ("patch deployment web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":-1}}", ""),
     ("expose deployment web --name=taken --port=80 --cluster-ip=10.96.0.1", ""),
-    ("create job twice --image=debian --from=cronjob/none", ""),
     (
         "create -f -",
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  selector: {matchLabels: {app: a}}\n  template: {metadata: {labels: {app: b}}, spec: {containers: [{name: c, image: i}]}}\n",
@@ -58,18 +57,26 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "create -f -",
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\nspec: {podSelector: {}, ingress: [{from: [{}]}]}\n",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: np}\nspec: {podSelector: {}, ingress: [{from: [{}]}]}\n",
     ),
 ];
 
-/// Ages differ from run to run.
-fn ageless(text: &str) -> String {
-    let words = text.split(' ').map(|word| {
-        let digits = word.trim_end_matches(['s', '\n']);
-        let is_age = word.ends_with('s') && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        if is_age { "AGE".to_owned() } else { word.to_owned() }
-    });
-    words.collect::<Vec<_>>().join(" ")
+/// Ages, UIDs and the widths of their columns differ from run to run.
+fn steady(text: &str) -> String {
+    let word = |word: &str| {
+        let digits = word.trim_end_matches('s');
+        let is_age = digits.len() + 1 == word.len()
+            && !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_digit());
+        let uid = word.rsplit('=').next().filter(|last| last.len() == 36 && last.matches('-').count() == 4);
+        match (is_age, uid) {
+            (true, _) => "AGE".to_owned(),
+            (false, Some(uid)) => word.replace(uid, "UID"),
+            (false, None) => word.to_owned(),
+        }
+    };
+    let line = |line: &str| line.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    text.lines().map(|text| line(text) + "\n").collect()
 }
 
 #[test]
@@ -80,7 +87,7 @@ fn a_session_with_the_kinds_of_a_cluster_reads_as_upstreams() {
         let arguments: Vec<String> = line.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let said = cluster.kubectl(&arguments);
-        write!(text, "$ kubectl {line}\n{}{}\n", ageless(&said.out), said.err).unwrap();
+        write!(text, "$ kubectl {line}\n{}{}\n", steady(&said.out), said.err).unwrap();
     }
     for (line, input) in REFUSED {
         let arguments: Vec<&str> = line.split(' ').collect();
