@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 mod create;
 pub(crate) mod device;
+mod image_mount;
 pub(crate) mod plan;
 mod start;
 pub(crate) mod status;
