@@ -50,6 +50,11 @@ impl Cgroups {
         }
     }
 
+    /// Makes the group above a sandbox's containers, before it has any.
+    pub(crate) fn make_parent(&self, sandbox: &SandboxRecord) -> Result<()> {
+        make(&self.layout, &self.parent_of(sandbox), &Limits::default()).map(drop)
+    }
+
     /// Makes a container's group with its limits.
     pub(crate) fn make(
         &self,
@@ -101,6 +106,21 @@ impl Cgroups {
     /// What a group has used.
     pub(crate) fn stats(&self, group: &str) -> Stats {
         sys::cgroup::stats(&self.layout, group)
+    }
+
+    /// All that the kernel counts for a group.
+    pub(crate) fn details(&self, group: &str) -> sys::cgroup::Details {
+        sys::cgroup::details(&self.layout, group)
+    }
+
+    /// How long a group's tasks waited for `cpu`, `memory` or `io`, where the machine counts it.
+    pub(crate) fn pressure(&self, group: &str, resource: &str) -> Option<sys::cgroup::Pressure> {
+        sys::cgroup::pressure(&self.layout, group, resource)
+    }
+
+    /// The PIDs in a group.
+    pub(crate) fn processes(&self, group: &str) -> Vec<i32> {
+        sys::cgroup::processes(&self.layout, group)
     }
 }
 

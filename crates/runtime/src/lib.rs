@@ -15,6 +15,7 @@ mod features;
 mod files;
 mod id;
 mod mapping;
+mod metrics;
 pub mod probe;
 mod process;
 mod record;

@@ -38,12 +38,11 @@ pub(crate) fn resolve(
     config: &ContainerConfig,
     find: impl Fn(&str) -> Option<ImageRecord>,
 ) -> Result<Vec<ImageMount>> {
-    let with_image =
-        config.mounts.iter().filter_map(|mount| Some((mount, mount.image.as_ref()?)));
+    let with_image = config.mounts.iter().filter_map(|mount| Some((mount, mount.image.as_ref()?)));
     with_image
         .map(|(mount, spec)| {
-            let image = find(&spec.image)
-                .ok_or_else(|| Error::NotFound { what: "image", id: spec.image.clone() })?;
+            let image =
+                find(&spec.image).ok_or_else(|| Error::NotFound { what: "image", id: spec.image.clone() })?;
             Ok(ImageMount { path: mount.container_path.clone(), id: image.id, layers: image.layers })
         })
         .collect()
@@ -93,18 +92,16 @@ pub(crate) fn open(core: &Core, image: &Image, userns: Option<&OwnedFd>) -> Resu
         upper: None,
         id_mapping: userns.filter(|_| image.is_id_mapped).map(|userns| userns.as_fd()),
     };
-    let failed =
-        |error: &dyn std::fmt::Display| format!("mount the image at {}: {error}", image.destination);
-    let whole = sys::mount::overlay(&plan).map_err(|error| Error::Invalid(failed(&error)))?;
+    let what = format!("mount the image at {}", image.destination);
+    let whole = sys::mount::overlay(&plan).map_err(|error| Error::failed(&what, error))?;
     if image.part.as_os_str().is_empty() {
         return Ok(whole);
     }
     sys::mount::clone_part(&whole, &image.part, &layers_dir).map_err(|error| {
         if error.kind() == std::io::ErrorKind::NotFound {
-            let (part, at) = (image.part.display(), &image.destination);
-            return Error::Invalid(format!("mount the image at {at}: the image has no {part} in it"));
+            return Error::Invalid(format!("{what}: the image has no {} in it", image.part.display()));
         }
-        Error::failed(failed(&"take a part of it"), error)
+        Error::failed(format!("{what}: take {} of it", image.part.display()), error)
     })
 }
 

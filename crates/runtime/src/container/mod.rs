@@ -14,7 +14,7 @@ mod volume;
 pub(crate) use create::{create, undo};
 pub(crate) use start::start;
 pub(crate) use stop::{remove, stop};
-pub(crate) use update::{reopen_log, update_resources};
+pub(crate) use update::{merge, reopen_log, update_resources};
 
 use crate::core::Core;
 use crate::record::SandboxRecord;

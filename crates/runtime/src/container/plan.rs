@@ -296,10 +296,7 @@ fn environment(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result<Vec<
     lines.into_iter().map(text).collect()
 }
 
-fn seccomp(
-    record: &ContainerRecord,
-    security: &LinuxContainerSecurityContext,
-) -> Result<Option<Seccomp>> {
+fn seccomp(record: &ContainerRecord, security: &LinuxContainerSecurityContext) -> Result<Option<Seccomp>> {
     let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else { return Ok(None) };
     match ProfileType::try_from(profile.profile_type) {
         Ok(ProfileType::Unconfined) => Ok(None),

@@ -120,10 +120,14 @@ enum ActionName {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     /// Decisions by a process outside are not made here.
-    #[error("it asks for decisions by a listener (SCMP_ACT_NOTIFY, listenerPath), which this runtime does not have")]
+    #[error(
+        "it asks for decisions by a listener (SCMP_ACT_NOTIFY, listenerPath), which this runtime does not have"
+    )]
     Listener,
     /// A flag that is not known or not possible.
-    #[error("it has the flag {0}, which this runtime does not know; those known are SECCOMP_FILTER_FLAG_LOG, _SPEC_ALLOW and _TSYNC")]
+    #[error(
+        "it has the flag {0}, which this runtime does not know; those known are SECCOMP_FILTER_FLAG_LOG, _SPEC_ALLOW and _TSYNC"
+    )]
     Flag(String),
     /// System calls have six arguments.
     #[error("it tests argument {index} of {name}; arguments are 0 to 5")]
@@ -137,7 +141,9 @@ pub enum DocumentError {
     #[error("its minKernel {0:?} is no version like \"4.8\"")]
     Kernel(String),
     /// The kernel takes no longer program.
-    #[error("its program has {0} instructions, and the kernel takes {MAX_INSTRUCTIONS}; shorten the list of arguments")]
+    #[error(
+        "its program has {0} instructions, and the kernel takes {MAX_INSTRUCTIONS}; shorten the list of arguments"
+    )]
     Length(usize),
 }
 

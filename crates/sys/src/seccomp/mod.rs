@@ -216,7 +216,7 @@ mod tests {
         let missing: Vec<u32> = (0..first_unknown(|row| row.1))
             .filter(|number| !never_given.contains(number) && !known.contains(number))
             .collect();
-        assert_eq!(missing, [], "of x86_64");
+        assert_eq!(missing, Vec::<u32>::new(), "of x86_64");
     }
 
     #[test]

@@ -106,9 +106,7 @@ pub(super) fn rule_of(name: &str, capabilities: u64) -> Option<Rule> {
     let has =
         |capability: &str| crate::capability::mask_of(capability).is_some_and(|bit| capabilities & bit != 0);
     match name {
-        "clone" if !has("SYS_ADMIN") => {
-            Some(if_any(&[masked(0, NEW_NAMESPACES, 0)], Action::ALLOW, DEFAULT))
-        }
+        "clone" if !has("SYS_ADMIN") => Some(if_any(&[masked(0, NEW_NAMESPACES, 0)], Action::ALLOW, DEFAULT)),
         // Its flags lie in memory, where a filter can't look; libc falls back to clone when there is no clone3.
         "clone3" if !has("SYS_ADMIN") => Some(Rule::always(Action::UNKNOWN)),
         "clone" | "clone3" => Some(Rule::always(Action::ALLOW)),
