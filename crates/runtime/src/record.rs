@@ -127,6 +127,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: User,
     #[serde(default)]
     pub(crate) volumes: Vec<ImageVolume>,
+    /// Device nodes that do not belong to whom they belong on the node.
+    #[serde(default)]
+    pub(crate) node_owners: Vec<crate::cdi::NodeOwner>,
     #[serde(default)]
     pub(crate) image_mounts: Vec<ImageMount>,
     /// `SECCOMP_FILTER_FLAG_…` of the node's profile that was compiled for the container.

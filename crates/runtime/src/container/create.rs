@@ -18,7 +18,7 @@ use crate::state::{Container, Sandbox, lock};
 
 /// Makes a container and returns its ID.
 pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> Result<String> {
-    let config = request.config.ok_or_else(|| Error::missing("config"))?;
+    let mut config = request.config.ok_or_else(|| Error::missing("config"))?;
     if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
         return Err(Error::missing("config.metadata.name"));
     }
@@ -30,6 +30,7 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
         .images
         .resolve(&name)
         .ok_or_else(|| Error::NotFound { what: "image", id: name.clone() })?;
+    let node_owners = crate::cdi::apply(&mut config, &core.config.etc)?;
     let image_mounts = image_mount::resolve(&config, |name| core.config.images.resolve(name))?;
     let record = ContainerRecord {
         id: id::new(),
@@ -38,6 +39,7 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
         image: image_use(&name, &image),
         user: User::default(),
         volumes: Vec::new(),
+        node_owners,
         image_mounts,
         seccomp_flags: 0,
         created_at: now(),

@@ -5,6 +5,7 @@ mod create;
 pub(crate) mod device;
 mod image_mount;
 pub(crate) mod plan;
+mod profile;
 mod start;
 pub(crate) mod status;
 mod stop;

@@ -10,7 +10,7 @@ use shim::protocol::{
     Stdin, default_mounts,
 };
 
-use super::image_mount;
+use super::{image_mount, profile};
 use crate::error::{Error, Result};
 use crate::mapping;
 use crate::process::capability;
@@ -106,9 +106,17 @@ pub(crate) struct Planned {
     pub(crate) sources: Vec<Source>,
 }
 
-/// The container's security context, empty where the request has none.
+/// The container's security context, empty where the request has none; profiles in the form of old clients count
+/// where there are none in the new one.
 pub(crate) fn security(record: &ContainerRecord) -> LinuxContainerSecurityContext {
-    record.config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+    let asked = record.config.linux.as_ref().and_then(|linux| linux.security_context.clone());
+    let mut security = asked.unwrap_or_default();
+    #[expect(deprecated, reason = "old clients send them")]
+    let (seccomp, apparmor) = (&security.seccomp_profile_path, &security.apparmor_profile);
+    let (seccomp, apparmor) = (profile::from_text(seccomp), profile::from_text(apparmor));
+    security.seccomp = security.seccomp.or(seccomp);
+    security.apparmor = security.apparmor.or(apparmor);
+    security
 }
 
 /// Refuses what can't be honoured, before anything exists.
@@ -128,15 +136,8 @@ pub(crate) fn check(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result
                 .to_owned(),
         ));
     }
-    if let Some(profile) = &security.apparmor
-        && profile.profile_type == i32::from(ProfileType::Localhost)
-    {
-        return Err(Error::Unsupported(format!(
-            "the AppArmor profile {:?} can't be applied: this runtime does not load AppArmor profiles yet",
-            profile.localhost_ref
-        )));
-    }
-    Ok(())
+    profile::apparmor(&security)?;
+    profile::selinux(&security, &record.config.mounts).map(drop)
 }
 
 /// Works out the plan.
@@ -267,8 +268,8 @@ fn process(
         oom_score_adj,
         terminal: config.tty,
         terminal_size: None,
-        apparmor_profile: None,
-        selinux_label: None,
+        apparmor_profile: profile::apparmor(security)?,
+        selinux_label: profile::selinux(security, &config.mounts)?,
     })
 }
 
