@@ -50,6 +50,24 @@ impl Cgroups {
         }
     }
 
+    /// Settings by file name are those of v2; on v1 only the two that have a meaning there are taken.
+    fn check(&self, resources: &LinuxContainerResources) -> Result<()> {
+        let is_known = |name: &&String| matches!(name.as_str(), "pids.max" | "memory.oom.group");
+        let unknown = resources.unified.keys().find(|name| !is_known(name));
+        match unknown.filter(|_| !self.layout.is_unified()) {
+            None => Ok(()),
+            Some(name) => Err(Error::Unsupported(format!(
+                "the resource {name} is one of cgroup v2, and this node has v1; boot it with \
+                 systemd.unified_cgroup_hierarchy=1 or remove the resource"
+            ))),
+        }
+    }
+
+    /// Makes the group above a sandbox's containers, before it has any.
+    pub(crate) fn make_parent(&self, sandbox: &SandboxRecord) -> Result<()> {
+        make(&self.layout, &self.parent_of(sandbox), &Limits::default()).map(drop)
+    }
+
     /// Makes a container's group with its limits.
     pub(crate) fn make(
         &self,
@@ -57,11 +75,13 @@ impl Cgroups {
         resources: &LinuxContainerResources,
         devices: &Devices,
     ) -> Result<Directories> {
+        self.check(resources)?;
         make(&self.layout, group, &plan_limits(resources, Some(devices)))
     }
 
     /// Changes a container's limits.
     pub(crate) fn update(&self, group: &str, resources: &LinuxContainerResources) -> Result<()> {
+        self.check(resources)?;
         let plan = sys::cgroup::plan_update(&self.layout, group, &plan_limits(resources, None));
         sys::cgroup::apply(&plan).map_err(|error| Error::failed("change the container's limits", error))
     }
@@ -101,6 +121,21 @@ impl Cgroups {
     /// What a group has used.
     pub(crate) fn stats(&self, group: &str) -> Stats {
         sys::cgroup::stats(&self.layout, group)
+    }
+
+    /// All that the kernel counts for a group.
+    pub(crate) fn details(&self, group: &str) -> sys::cgroup::Details {
+        sys::cgroup::details(&self.layout, group)
+    }
+
+    /// How long a group's tasks waited for `cpu`, `memory` or `io`, where the machine counts it.
+    pub(crate) fn pressure(&self, group: &str, resource: &str) -> Option<sys::cgroup::Pressure> {
+        sys::cgroup::pressure(&self.layout, group, resource)
+    }
+
+    /// The PIDs in a group.
+    pub(crate) fn processes(&self, group: &str) -> Vec<i32> {
+        sys::cgroup::processes(&self.layout, group)
     }
 }
 

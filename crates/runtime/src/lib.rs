@@ -5,6 +5,7 @@
 //! of which is recorded so that the daemon may die between any two. Containers belong to their shims, so
 //! [`Runtime::shutdown`] leaves them running; [`Runtime::stop_all`] ends them.
 
+mod cdi;
 mod cgroup;
 mod config;
 mod container;
@@ -15,6 +16,7 @@ mod features;
 mod files;
 mod id;
 mod mapping;
+mod metrics;
 pub mod probe;
 mod process;
 mod record;

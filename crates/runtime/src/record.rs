@@ -106,6 +106,17 @@ pub(crate) struct ImageVolume {
     pub(crate) directory: String,
 }
 
+/// An image that the request mounts, kept whole like the container's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageMount {
+    /// Path in the container.
+    pub(crate) path: String,
+    /// `sha256:` and the configuration's digest.
+    pub(crate) id: String,
+    /// Unpacked layers, lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+}
+
 /// A container, as it was asked for and as it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
@@ -116,6 +127,14 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: User,
     #[serde(default)]
     pub(crate) volumes: Vec<ImageVolume>,
+    /// Device nodes that do not belong to whom they belong on the node.
+    #[serde(default)]
+    pub(crate) node_owners: Vec<crate::cdi::NodeOwner>,
+    #[serde(default)]
+    pub(crate) image_mounts: Vec<ImageMount>,
+    /// `SECCOMP_FILTER_FLAG_…` of the node's profile that was compiled for the container.
+    #[serde(default)]
+    pub(crate) seccomp_flags: u32,
     /// Nanoseconds since 1970.
     pub(crate) created_at: i64,
     pub(crate) phase: ContainerPhase,

@@ -118,7 +118,12 @@ impl Container {
 
     /// Holds the image's layers against removal.
     pub(crate) fn pin(&self, images: &ImageStore) {
-        let pin = images.pin(&lock(&self.record).image.layers);
+        let layers = {
+            let record = lock(&self.record);
+            let mounted = record.image_mounts.iter().flat_map(|mount| &mount.layers);
+            record.image.layers.iter().chain(mounted).cloned().collect::<Vec<_>>()
+        };
+        let pin = images.pin(&layers);
         *lock(&self.layers) = Some(pin);
     }
 

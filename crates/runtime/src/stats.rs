@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use cri::v1::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier,
-    FilesystemUsage, LinuxPodSandboxStats, MemoryUsage, PodSandboxAttributes, PodSandboxStats,
-    PodSandboxStatsFilter, ProcessUsage, UInt64Value,
+    FilesystemUsage, IoUsage, LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage,
+    PodSandboxAttributes, PodSandboxStats, PodSandboxStatsFilter, ProcessUsage, PsiData, PsiStats, SwapUsage,
+    UInt64Value,
 };
 
 use sys::cgroup::Stats;
@@ -67,7 +68,8 @@ pub(crate) async fn sandboxes(
 fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
     let sandbox = core.table.sandbox(&container.sandbox)?;
     let record = container.record();
-    let usage = core.cgroups.stats(&cgroup_path(core, &sandbox.record(), &container.id));
+    let group = cgroup_path(core, &sandbox.record(), &container.id);
+    let usage = core.cgroups.stats(&group);
     let layer = container.directory().join(apply::UPPER);
     let (bytes, inodes) = disk_usage(&layer);
     Ok(ContainerStats {
@@ -77,32 +79,33 @@ fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
             labels: record.config.labels,
             annotations: record.config.annotations,
         }),
-        cpu: Some(cpu(&usage)),
-        memory: Some(memory(&usage)),
+        cpu: Some(cpu(core, &group, &usage)),
+        memory: Some(memory(core, &group, &usage)),
         writable_layer: Some(FilesystemUsage {
             timestamp: now(),
             fs_id: Some(FilesystemIdentifier { mountpoint: layer.to_string_lossy().into_owned() }),
             used_bytes: Some(value(bytes)),
             inodes_used: Some(value(inodes)),
         }),
-        swap: None,
-        io: None,
+        swap: Some(swap(core, &group)),
+        io: io(core, &group),
     })
 }
 
 fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
     let record = sandbox.record();
-    let usage = core.cgroups.stats(&core.cgroups.parent_of(&record));
+    let group = core.cgroups.parent_of(&record);
+    let usage = core.cgroups.stats(&group);
     let running =
         core.table.containers_of(&sandbox.id).into_iter().filter(|container| container.is_running());
     let containers = running.map(|container| measure(core, &container)).collect::<Result<_>>()?;
     let linux = LinuxPodSandboxStats {
-        cpu: Some(cpu(&usage)),
-        memory: Some(memory(&usage)),
-        network: None,
+        cpu: Some(cpu(core, &group, &usage)),
+        memory: Some(memory(core, &group, &usage)),
+        network: network(sandbox)?,
         process: Some(ProcessUsage { timestamp: now(), process_count: usage.pids.map(value) }),
         containers,
-        io: None,
+        io: io(core, &group),
     };
     Ok(PodSandboxStats {
         attributes: Some(PodSandboxAttributes {
@@ -116,15 +119,16 @@ fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
     })
 }
 
-fn cpu(stats: &Stats) -> CpuUsage {
+fn cpu(core: &Core, group: &str, stats: &Stats) -> CpuUsage {
     CpuUsage {
         timestamp: now(),
         usage_core_nano_seconds: stats.cpu_nanoseconds.map(value),
+        psi: psi(core, group, "cpu"),
         ..CpuUsage::default()
     }
 }
 
-fn memory(stats: &Stats) -> MemoryUsage {
+fn memory(core: &Core, group: &str, stats: &Stats) -> MemoryUsage {
     let working_set = stats.memory_working_set;
     let available = stats.memory_limit.zip(working_set).map(|(limit, used)| limit.saturating_sub(used));
     MemoryUsage {
@@ -135,8 +139,47 @@ fn memory(stats: &Stats) -> MemoryUsage {
         rss_bytes: stats.memory_rss.map(value),
         page_faults: stats.page_faults.map(value),
         major_page_faults: stats.major_page_faults.map(value),
-        psi: None,
+        psi: psi(core, group, "memory"),
     }
+}
+
+fn swap(core: &Core, group: &str) -> SwapUsage {
+    let used = core.cgroups.details(group).memory_swap;
+    SwapUsage { timestamp: now(), swap_usage_bytes: used.map(value), swap_available_bytes: None }
+}
+
+fn io(core: &Core, group: &str) -> Option<IoUsage> {
+    psi(core, group, "io").map(|psi| IoUsage { timestamp: now(), psi: Some(psi) })
+}
+
+/// How long the group's tasks waited; `None` where the machine does not count it (cgroup v1).
+fn psi(core: &Core, group: &str, resource: &str) -> Option<PsiStats> {
+    let data = |stall: sys::cgroup::Stall| PsiData {
+        total: stall.total,
+        avg10: stall.average_10,
+        avg60: stall.average_60,
+        avg300: stall.average_300,
+    };
+    let pressure = core.cgroups.pressure(group, resource)?;
+    Some(PsiStats { full: Some(data(pressure.full)), some: Some(data(pressure.some)) })
+}
+
+/// The sandbox's interfaces; the first is the one that its addresses are on.
+fn network(sandbox: &Sandbox) -> Result<Option<NetworkUsage>> {
+    let found = crate::metrics::interface::interfaces(sandbox)?;
+    let usage = |one: &crate::metrics::interface::Interface| NetworkInterfaceUsage {
+        name: one.name.clone(),
+        rx_bytes: Some(value(one.received.bytes)),
+        rx_errors: Some(value(one.received.errors)),
+        tx_bytes: Some(value(one.sent.bytes)),
+        tx_errors: Some(value(one.sent.errors)),
+    };
+    let mut interfaces: Vec<_> = found.iter().map(usage).collect();
+    if interfaces.is_empty() {
+        return Ok(None);
+    }
+    let default_interface = Some(interfaces.remove(0));
+    Ok(Some(NetworkUsage { timestamp: now(), default_interface, interfaces }))
 }
 
 fn value(value: u64) -> UInt64Value {

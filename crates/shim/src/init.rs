@@ -26,19 +26,9 @@ pub(crate) fn start(sandbox: &mut Sandbox) -> Result<(), Failure> {
         Fork::Parent(joiner) => joiner,
     };
     drop(theirs);
-    let mut pid = None;
-    let result = loop {
-        match report::receive(&ours).map_err(setup("hear from the init"))? {
-            Some((Report::Pid(number), _)) => pid = Some(number),
-            Some((Report::Executing, _)) => break Ok(()),
-            Some((Report::Failed(failure), _)) => break Err(failure),
-            Some(_) => {}
-            None => break Err(report::failure("the init of the shared PID namespace was killed")),
-        }
-    };
+    let result = hear(&ours);
     joiner.wait().map_err(setup("wait for the init's creator"))?;
-    result?;
-    let pid = pid.ok_or_else(|| report::failure("the init of the shared PID namespace has no PID"))?;
+    let pid = result?;
     let pidfd = sys::process::open_pidfd(pid).map_err(setup("open the init"))?;
     // Entering by the descriptor of the namespace needs rights over the namespace only, by a pidfd also over its
     // process, and nobody in the Pod has any over the init.
@@ -46,6 +36,23 @@ pub(crate) fn start(sandbox: &mut Sandbox) -> Result<(), Failure> {
         std::fs::File::open(format!("/proc/{pid}/ns/pid")).map_err(setup("open the PID namespace"))?;
     sandbox.init = Some((Child { pid, pidfd }, namespace.into()));
     Ok(())
+}
+
+/// The init's PID, when it is ready too: its creator tells the first and the init itself the second, in any order.
+fn hear(reports: &OwnedFd) -> Result<i32, Failure> {
+    let (mut pid, mut is_ready) = (None, false);
+    loop {
+        match report::receive(reports).map_err(setup("hear from the init"))? {
+            Some((Report::Pid(number), _)) => pid = Some(number),
+            Some((Report::Executing, _)) => is_ready = true,
+            Some((Report::Failed(failure), _)) => return Err(failure),
+            Some(_) => {}
+            None => return Err(report::failure("the init of the shared PID namespace was killed")),
+        }
+        if let (Some(pid), true) = (pid, is_ready) {
+            return Ok(pid);
+        }
+    }
 }
 
 fn join(sandbox: &Sandbox, status: &OwnedFd) -> Result<(), Failure> {
@@ -102,5 +109,29 @@ fn reap_for_ever() -> ! {
         unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
         // SAFETY: the status is not wanted.
         while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_init_may_be_ready_before_its_creator_tells_its_pid() {
+        for reports in [[Report::Executing, Report::Pid(7)], [Report::Pid(7), Report::Executing]] {
+            let (ours, theirs) = report::pair().unwrap();
+            for one in &reports {
+                report::send(&theirs, one, &[]).unwrap();
+            }
+            assert_eq!(hear(&ours).unwrap(), 7);
+        }
+    }
+
+    #[test]
+    fn an_init_that_ends_before_it_is_ready_is_a_failure() {
+        let (ours, theirs) = report::pair().unwrap();
+        report::send(&theirs, &Report::Pid(7), &[]).unwrap();
+        drop(theirs);
+        assert!(hear(&ours).unwrap_err().message.contains("killed"));
     }
 }

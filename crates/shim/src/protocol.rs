@@ -244,9 +244,12 @@ pub struct ProcessPlan {
     /// `no_new_privs`.
     #[serde(default)]
     pub no_new_privileges: bool,
-    /// A memfd with a compiled seccomp program ([`sys::seccomp`]); `None` is unconfined.
+    /// A file with a compiled seccomp program ([`sys::seccomp`]); `None` is unconfined.
     #[serde(default)]
     pub seccomp: Option<FdIndex>,
+    /// `SECCOMP_FILTER_FLAG_…` with which it is installed.
+    #[serde(default)]
+    pub seccomp_flags: u32,
     /// Resource limits; what the machine does not allow is set as high as it does and reported as a warning.
     #[serde(default)]
     pub rlimits: Vec<RlimitPlan>,

@@ -7,6 +7,7 @@ use std::path::Path;
 use shim::client::Descriptors;
 use sys::mount::{Attributes, BindPlan, OverlayPlan, Upper};
 
+use super::image_mount;
 use super::plan::{Access, Bind, Propagation, Seccomp, Source};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -52,8 +53,11 @@ pub(crate) fn open(
     mut rootfs: Option<OwnedFd>,
     log: &Path,
 ) -> Result<Descriptors> {
-    let needs_mapping =
-        sources.iter().any(|source| matches!(source, Source::Bind(bind) if bind.is_id_mapped));
+    let needs_mapping = sources.iter().any(|source| match source {
+        Source::Bind(bind) => bind.is_id_mapped,
+        Source::Image(image) => image.is_id_mapped,
+        _ => false,
+    });
     let userns = if needs_mapping { userns(sandbox)? } else { None };
     let mut descriptors = Descriptors::new();
     for source in sources {
@@ -62,6 +66,7 @@ pub(crate) fn open(
                 rootfs.take().ok_or_else(|| Error::WrongState("the root filesystem is in use".to_owned()))?
             }
             Source::Bind(bind) => open_bind(bind, userns.as_ref())?,
+            Source::Image(image) => image_mount::open(core, image, userns.as_ref())?,
             Source::Log => open_log(log)?,
             Source::Seccomp(profile) => open_seccomp(core, profile)?,
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cri::v1::{ContainerEventType, CreateContainerRequest};
 use image::ImageRecord;
 
-use super::{apply, plan, volume};
+use super::{apply, image_mount, plan, volume};
 use crate::core::{Core, blocking, make_dir, now, remove_tree};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::state::{Container, Sandbox, lock};
 
 /// Makes a container and returns its ID.
 pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> Result<String> {
-    let config = request.config.ok_or_else(|| Error::missing("config"))?;
+    let mut config = request.config.ok_or_else(|| Error::missing("config"))?;
     if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
         return Err(Error::missing("config.metadata.name"));
     }
@@ -30,6 +30,8 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
         .images
         .resolve(&name)
         .ok_or_else(|| Error::NotFound { what: "image", id: name.clone() })?;
+    let node_owners = crate::cdi::apply(&mut config, &core.config.etc)?;
+    let image_mounts = image_mount::resolve(&config, |name| core.config.images.resolve(name))?;
     let record = ContainerRecord {
         id: id::new(),
         sandbox: sandbox.id.clone(),
@@ -37,6 +39,9 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
         image: image_use(&name, &image),
         user: User::default(),
         volumes: Vec::new(),
+        node_owners,
+        image_mounts,
+        seccomp_flags: 0,
         created_at: now(),
         phase: ContainerPhase::Creating,
     };
@@ -102,11 +107,14 @@ fn make(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()> {
         .in_scope(|| resolve_user(&record, &of_sandbox, &rootfs))?;
     let volumes = tracing::debug_span!(target: "path", "runtime: create: image volumes")
         .in_scope(|| volume::seed(core, &record))?;
+    image_mount::check_parts(core, &record)?;
+    let seccomp_flags = crate::seccomp::compile(directory, &record)?;
     core.config.crash.reached(CrashPoint::RootfsMade)?;
     *lock(&container.rootfs) = Some(rootfs);
     container.update(|record| {
         record.user = user;
         record.volumes = volumes;
+        record.seccomp_flags = seccomp_flags;
         record.phase = ContainerPhase::Created;
     })
 }

@@ -48,7 +48,12 @@ pub(crate) fn find(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result<
             if host.is_dir() { below(host, container)? } else { vec![(host.into(), container.into())] };
         for (host, container) in found {
             let node = node(&host, &container, sandbox)?;
-            let node = node.ok_or_else(|| Error::Invalid(format!("{} is no device", host.display())))?;
+            let mut node = node.ok_or_else(|| Error::Invalid(format!("{} is no device", host.display())))?;
+            if let Some(owner) = record.node_owners.iter().find(|owner| owner.path == node.path) {
+                node.mode = owner.mode.unwrap_or(node.mode);
+                node.uid = owner.uid.unwrap_or(node.uid);
+                node.gid = owner.gid.unwrap_or(node.gid);
+            }
             devices.nodes.retain(|other| other.path != node.path);
             devices.add(node, permissions);
         }

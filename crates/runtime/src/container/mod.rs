@@ -3,7 +3,9 @@
 pub(crate) mod apply;
 mod create;
 pub(crate) mod device;
+mod image_mount;
 pub(crate) mod plan;
+mod profile;
 mod start;
 pub(crate) mod status;
 mod stop;
@@ -13,7 +15,7 @@ mod volume;
 pub(crate) use create::{create, undo};
 pub(crate) use start::start;
 pub(crate) use stop::{remove, stop};
-pub(crate) use update::{reopen_log, update_resources};
+pub(crate) use update::{merge, reopen_log, update_resources};
 
 use crate::core::Core;
 use crate::record::SandboxRecord;

@@ -10,6 +10,7 @@ use shim::protocol::{
     Stdin, default_mounts,
 };
 
+use super::{image_mount, profile};
 use crate::error::{Error, Result};
 use crate::mapping;
 use crate::process::capability;
@@ -23,6 +24,8 @@ pub(crate) enum Source {
     Rootfs,
     /// A file or directory of the node.
     Bind(Bind),
+    /// An image, read-only.
+    Image(Image),
     /// The log file.
     Log,
     /// The compiled seccomp program.
@@ -39,6 +42,18 @@ pub(crate) struct Bind {
     pub(crate) is_id_mapped: bool,
     pub(crate) access: Access,
     pub(crate) propagation: Propagation,
+}
+
+/// An image, mounted into the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Where it goes.
+    pub(crate) destination: String,
+    pub(crate) layers: Vec<PathBuf>,
+    /// What of it is mounted; empty is all.
+    pub(crate) part: PathBuf,
+    /// Shown through the Pod's map.
+    pub(crate) is_id_mapped: bool,
 }
 
 /// What may be done through a mount.
@@ -68,6 +83,8 @@ pub(crate) enum Propagation {
 pub(crate) enum Seccomp {
     /// Ours, for these capabilities (bit mask).
     Default { capabilities: u64 },
+    /// One of the node's, compiled when the container was made.
+    Localhost { container: String },
 }
 
 /// What the planner has to know besides the records.
@@ -89,9 +106,17 @@ pub(crate) struct Planned {
     pub(crate) sources: Vec<Source>,
 }
 
-/// The container's security context, empty where the request has none.
+/// The container's security context, empty where the request has none; profiles in the form of old clients count
+/// where there are none in the new one.
 pub(crate) fn security(record: &ContainerRecord) -> LinuxContainerSecurityContext {
-    record.config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+    let asked = record.config.linux.as_ref().and_then(|linux| linux.security_context.clone());
+    let mut security = asked.unwrap_or_default();
+    #[expect(deprecated, reason = "old clients send them")]
+    let (seccomp, apparmor) = (&security.seccomp_profile_path, &security.apparmor_profile);
+    let (seccomp, apparmor) = (profile::from_text(seccomp), profile::from_text(apparmor));
+    security.seccomp = security.seccomp.or(seccomp);
+    security.apparmor = security.apparmor.or(apparmor);
+    security
 }
 
 /// Refuses what can't be honoured, before anything exists.
@@ -100,7 +125,8 @@ pub(crate) fn check(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result
     mapping::check_container(security.namespace_options.as_ref(), sandbox.ids)?;
     command(record)?;
     capabilities(&security)?;
-    seccomp(&security)?;
+    seccomp(record, &security)?;
+    crate::seccomp::profile_path(&security)?;
     for mount in &record.config.mounts {
         check_mount(mount, sandbox)?;
     }
@@ -110,15 +136,8 @@ pub(crate) fn check(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result
                 .to_owned(),
         ));
     }
-    if let Some(profile) = &security.apparmor
-        && profile.profile_type == i32::from(ProfileType::Localhost)
-    {
-        return Err(Error::Unsupported(format!(
-            "the AppArmor profile {:?} can't be applied: this runtime does not load AppArmor profiles yet",
-            profile.localhost_ref
-        )));
-    }
-    Ok(())
+    profile::apparmor(&security)?;
+    profile::selinux(&security, &record.config.mounts).map(drop)
 }
 
 /// Works out the plan.
@@ -132,7 +151,7 @@ pub(crate) fn plan_container(
     let rootfs = sources.add(Source::Rootfs);
     let mounts = mounts(record, sandbox, surroundings, &mut sources)?;
     let log = (!log_path(record, sandbox).as_os_str().is_empty()).then(|| sources.add(Source::Log));
-    let seccomp = seccomp(&security)?.map(|profile| sources.add(Source::Seccomp(profile)));
+    let seccomp = seccomp(record, &security)?.map(|profile| sources.add(Source::Seccomp(profile)));
     let mut process = process(record, sandbox, &security)?;
     process.seccomp = seccomp;
     let plan = ContainerPlan {
@@ -173,7 +192,7 @@ pub(crate) fn plan_exec(
 ) -> Result<(ProcessPlan, Vec<Source>)> {
     let security = security(record);
     let mut sources = Sources(Vec::new());
-    let seccomp = seccomp(&security)?.map(|profile| sources.add(Source::Seccomp(profile)));
+    let seccomp = seccomp(record, &security)?.map(|profile| sources.add(Source::Seccomp(profile)));
     let mut plan = process(record, sandbox, &security)?;
     command.clone_into(&mut plan.args);
     plan.terminal = terminal;
@@ -209,7 +228,7 @@ fn command(record: &ContainerRecord) -> Result<Vec<String>> {
     Ok(command::merge_command(&record.config.command, &record.config.args, &image)?)
 }
 
-fn capabilities(security: &LinuxContainerSecurityContext) -> Result<CapabilityPlan> {
+pub(crate) fn capabilities(security: &LinuxContainerSecurityContext) -> Result<CapabilityPlan> {
     let asked = security.capabilities.clone().unwrap_or_default();
     let sets = capability::plan(
         &asked.add_capabilities,
@@ -244,12 +263,13 @@ fn process(
         capabilities: capabilities(security)?,
         no_new_privileges: security.no_new_privs,
         seccomp: None,
+        seccomp_flags: record.seccomp_flags,
         rlimits: Vec::new(),
         oom_score_adj,
         terminal: config.tty,
         terminal_size: None,
-        apparmor_profile: None,
-        selinux_label: None,
+        apparmor_profile: profile::apparmor(security)?,
+        selinux_label: profile::selinux(security, &config.mounts)?,
     })
 }
 
@@ -277,17 +297,14 @@ fn environment(record: &ContainerRecord, sandbox: &SandboxRecord) -> Result<Vec<
     lines.into_iter().map(text).collect()
 }
 
-fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Option<Seccomp>> {
+fn seccomp(record: &ContainerRecord, security: &LinuxContainerSecurityContext) -> Result<Option<Seccomp>> {
     let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else { return Ok(None) };
     match ProfileType::try_from(profile.profile_type) {
         Ok(ProfileType::Unconfined) => Ok(None),
         Ok(ProfileType::RuntimeDefault) => {
             Ok(Some(Seccomp::Default { capabilities: capabilities(security)?.bounding }))
         }
-        Ok(ProfileType::Localhost) => Err(Error::Unsupported(format!(
-            "the seccomp profile {:?} can't be applied: this runtime has RuntimeDefault and Unconfined only",
-            profile.localhost_ref
-        ))),
+        Ok(ProfileType::Localhost) => Ok(Some(Seccomp::Localhost { container: record.id.clone() })),
         Err(_) => {
             Err(Error::Invalid(format!("the seccomp profile type {} is unknown", profile.profile_type)))
         }
@@ -300,9 +317,9 @@ fn check_mount(mount: &Mount, sandbox: &SandboxRecord) -> Result<()> {
         return Err(Error::Invalid(format!("the mount's container path {path:?} is not absolute")));
     }
     if mount.image.is_some() {
-        return Err(Error::Unsupported(format!(
-            "the mount at {path} is an image, which this runtime can't mount yet"
-        )));
+        image_mount::check(mount)?;
+    } else if !mount.image_sub_path.is_empty() {
+        return Err(Error::Invalid(format!("the mount at {path} has a part of an image but no image")));
     }
     mapping::check_mount(mount, sandbox.ids)?;
     let propagation = propagation(mount)?;
@@ -341,11 +358,8 @@ fn mounts(
     sources: &mut Sources,
 ) -> Result<Vec<MountPlan>> {
     let is_privileged = security(record).privileged;
-    let mut binds: Vec<Bind> = Vec::new();
-    for mount in &record.config.mounts {
-        binds.push(requested(mount, sandbox)?);
-    }
-    let is_requested = |path: &str| binds.iter().any(|bind| same_path(&bind.destination, path));
+    let asked = &record.config.mounts;
+    let is_requested = |path: &str| asked.iter().any(|mount| same_path(&mount.container_path, path));
     let mut own = runtime_files(record, sandbox, surroundings);
     own.extend(image_volumes(record, sandbox, surroundings));
     own.retain(|bind| !is_requested(&bind.destination));
@@ -357,14 +371,19 @@ fn mounts(
             mount.source = MountSource::Fd(sources.add(Source::Bind(bind)));
         }
     }
-    let to_mount = |bind: Bind, sources: &mut Sources| MountPlan {
-        destination: bind.destination.clone(),
-        read_only: bind.access != Access::ReadWrite,
-        source: MountSource::Fd(sources.add(Source::Bind(bind))),
+    let mut placed = |destination: &str, read_only, source| MountPlan {
+        destination: destination.to_owned(),
+        read_only,
+        source: MountSource::Fd(sources.add(source)),
     };
     let mut all = kernel;
-    all.extend(own.into_iter().map(|bind| to_mount(bind, sources)));
-    all.extend(binds.into_iter().map(|bind| to_mount(bind, sources)));
+    for bind in own {
+        all.push(placed(&bind.destination.clone(), bind.access != Access::ReadWrite, Source::Bind(bind)));
+    }
+    for mount in asked {
+        let source = requested(mount, record, sandbox)?;
+        all.push(placed(&mount.container_path, mount.readonly, source));
+    }
     all.sort_by_key(|mount| depth(&mount.destination));
     Ok(all)
 }
@@ -384,8 +403,12 @@ fn node_sysfs(mount: &MountPlan, sandbox: &SandboxRecord) -> Option<Bind> {
     })
 }
 
-fn requested(mount: &Mount, sandbox: &SandboxRecord) -> Result<Bind> {
-    Ok(Bind {
+fn requested(mount: &Mount, record: &ContainerRecord, sandbox: &SandboxRecord) -> Result<Source> {
+    if mount.image.is_some() {
+        let is_id_mapped = mapping::check_mount(mount, sandbox.ids)?;
+        return image_mount::plan(mount, record, is_id_mapped).map(Source::Image);
+    }
+    Ok(Source::Bind(Bind {
         source: PathBuf::from(&mount.host_path),
         destination: mount.container_path.clone(),
         is_id_mapped: mapping::check_mount(mount, sandbox.ids)?,
@@ -395,7 +418,7 @@ fn requested(mount: &Mount, sandbox: &SandboxRecord) -> Result<Bind> {
             (true, true) => Access::RecursiveReadOnly,
         },
         propagation: propagation(mount)?,
-    })
+    }))
 }
 
 /// The sandbox's own files; they carry the Pod's host IDs, so they are bound as they are.

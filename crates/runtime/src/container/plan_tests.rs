@@ -57,6 +57,9 @@ fn record() -> ContainerRecord {
     };
     let resources = LinuxContainerResources { oom_score_adj: 1000, ..LinuxContainerResources::default() };
     ContainerRecord {
+        node_owners: Vec::new(),
+        image_mounts: Vec::new(),
+        seccomp_flags: 0,
         id: "container".into(),
         sandbox: "sandbox".into(),
         config: ContainerConfig {

@@ -84,7 +84,7 @@ pub(crate) fn status(record: &ContainerRecord, sandbox: Option<&Sandbox>) -> Con
         message: ended.message,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: super::image_mount::with_references(record),
         log_path: log.to_string_lossy().into_owned(),
         resources: resources(record),
         user: Some(user(record)),

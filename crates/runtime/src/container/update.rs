@@ -35,7 +35,7 @@ pub(crate) async fn update_resources(
 }
 
 /// Takes over what an update sets.
-fn merge(resources: &mut LinuxContainerResources, update: LinuxContainerResources) {
+pub(crate) fn merge(resources: &mut LinuxContainerResources, update: LinuxContainerResources) {
     let numbers = [
         (&mut resources.cpu_period, update.cpu_period),
         (&mut resources.cpu_quota, update.cpu_quota),

@@ -11,7 +11,7 @@ use cri::v1::*;
 use image::{ImageRecord, RegistryAuth};
 use tonic::{Request, Response, Status};
 
-use super::ImageServer;
+use super::{ImageServer, list};
 use crate::core::{blocking, containers_dir, now};
 use crate::error::{Error, Result as Outcome};
 
@@ -20,12 +20,15 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for ImageServer {
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
-        let images = match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.0.config.images.resolve(&name).into_iter().collect(),
-            None => self.0.config.images.list(),
-        };
-        Ok(Response::new(ListImagesResponse { images: images.iter().map(describe).collect() }))
+        Ok(Response::new(ListImagesResponse { images: self.images(request.into_inner().filter) }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> list::Answer<StreamImagesResponse> {
+        let images = self.images(request.into_inner().filter);
+        list::stream(images, |images| StreamImagesResponse { images })
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
@@ -81,6 +84,17 @@ impl ImageService for ImageServer {
             image_filesystems: vec![of_images],
             container_filesystems: vec![filesystem(&directory, bytes, inodes)],
         }))
+    }
+}
+
+impl ImageServer {
+    fn images(&self, filter: Option<ImageFilter>) -> Vec<Image> {
+        let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image);
+        let images = match wanted.filter(|name| !name.is_empty()) {
+            Some(name) => self.0.config.images.resolve(&name).into_iter().collect(),
+            None => self.0.config.images.list(),
+        };
+        images.iter().map(describe).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 //! the method's name.
 
 mod image;
+mod list;
 mod runtime;
 
 use std::sync::Arc;

@@ -12,12 +12,12 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::RuntimeServer;
+use super::{RuntimeServer, list};
 use crate::core::now;
 use crate::error::{Error, Result as Outcome};
 use crate::record::ContainerPhase;
 use crate::streaming::{self, Ticket};
-use crate::{container, sandbox, stats};
+use crate::{container, metrics, sandbox, stats};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -128,13 +128,24 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        let filter = request.into_inner().filter;
-        let records = self.0.table.sandboxes().into_iter().map(|sandbox| sandbox.record());
-        let items = records
-            .filter(|record| sandbox::status::matches(record, filter.as_ref()))
-            .map(|record| sandbox::status::item(&record))
-            .collect();
+        let items = self.sandboxes(request.into_inner().filter.as_ref());
         Ok(Response::new(ListPodSandboxResponse { items }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> list::Answer<StreamPodSandboxesResponse> {
+        let items = self.sandboxes(request.into_inner().filter.as_ref());
+        list::stream(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let verb = sandbox::update_resources(Arc::clone(&self.0), request.into_inner());
+        done(self.0.complete(verb).await)
     }
 
     async fn create_container(
@@ -172,13 +183,27 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
-        let filter = request.into_inner().filter;
-        let records = self.0.table.containers().into_iter().map(|container| container.record());
-        let containers = records
-            .filter(|record| container::status::matches(record, filter.as_ref()))
-            .map(|record| container::status::item(&record))
-            .collect();
+        let containers = self.containers(request.into_inner().filter.as_ref());
         Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> list::Answer<StreamContainersResponse> {
+        let containers = self.containers(request.into_inner().filter.as_ref());
+        list::stream(containers, |containers| StreamContainersResponse { containers })
+    }
+
+    /// Refused: a process can't be restored into the namespaces of a Pod with a user namespace (criu#2651).
+    async fn checkpoint_container(
+        &self,
+        _: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        Err(Status::unimplemented(
+            "containers can't be checkpointed by this runtime: CRIU can't restore a process into the namespaces of a \
+             Pod that has a user namespace",
+        ))
     }
 
     async fn container_status(
@@ -294,9 +319,60 @@ impl RuntimeService for RuntimeServer {
         let stats = stats::sandboxes(Arc::clone(&self.0), request.into_inner().filter).await?;
         Ok(Response::new(ListPodSandboxStatsResponse { stats }))
     }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> list::Answer<StreamContainerStatsResponse> {
+        let stats = stats::containers(Arc::clone(&self.0), request.into_inner().filter).await?;
+        list::stream(stats, |container_stats| StreamContainerStatsResponse { container_stats })
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> list::Answer<StreamPodSandboxStatsResponse> {
+        let stats = stats::sandboxes(Arc::clone(&self.0), request.into_inner().filter).await?;
+        list::stream(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        let pod_metrics = metrics::all(Arc::clone(&self.0)).await?;
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> list::Answer<StreamPodSandboxMetricsResponse> {
+        let metrics = metrics::all(Arc::clone(&self.0)).await?;
+        list::stream(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })
+    }
 }
 
 impl RuntimeServer {
+    fn sandboxes(&self, filter: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
+        let records = self.0.table.sandboxes().into_iter().map(|sandbox| sandbox.record());
+        let wanted = records.filter(|record| sandbox::status::matches(record, filter));
+        wanted.map(|record| sandbox::status::item(&record)).collect()
+    }
+
+    fn containers(&self, filter: Option<&ContainerFilter>) -> Vec<Container> {
+        let records = self.0.table.containers().into_iter().map(|container| container.record());
+        let wanted = records.filter(|record| container::status::matches(record, filter));
+        wanted.map(|record| container::status::item(&record)).collect()
+    }
+
     fn check_running(&self, id: &str) -> Outcome<()> {
         let container = self.0.table.container(id)?;
         if container.is_running() {

@@ -78,7 +78,7 @@ pub(super) fn become_program(program: &Program<'_>) -> Result<(), Failure> {
     // If the shim died before that, there is nobody to send to, and this process ends.
     report::send(program.status, &Report::Executing, &[]).map_err(setup("report to the shim"))?;
     if let Some(filter) = filter {
-        sys::seccomp::install(&filter).map_err(setup("install the seccomp filter"))?;
+        sys::seccomp::install(&filter, process.seccomp_flags).map_err(setup("install the seccomp filter"))?;
     }
     Err(execve_failure(process, &execve(&file, &args, &env)))
 }

@@ -371,6 +371,7 @@ pub fn process(args: &[&str]) -> ProcessPlan {
         capabilities: CapabilityPlan { bounding: caps, permitted: caps, inheritable: 0, ambient: 0 },
         no_new_privileges: false,
         seccomp: None,
+        seccomp_flags: 0,
         rlimits: Vec::new(),
         oom_score_adj: None,
         terminal: false,

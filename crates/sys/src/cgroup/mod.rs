@@ -4,11 +4,13 @@
 //! Nothing here moves a process: they are born in their group ([`crate::process`]) or enter it themselves.
 
 mod apply;
+mod detail;
 mod device;
 mod plan;
 mod stat;
 
 pub use apply::{CgroupError, apply, kill, open, processes, remove};
+pub use detail::{Details, DeviceIo, HugeUsage, Pressure, Stall, details, pressure};
 pub use device::DeviceRule;
 pub use plan::{HugePages, Limits, Plan, Step, plan_create, plan_update};
 pub use stat::{Stats, stats};

@@ -58,16 +58,16 @@ pub fn stats(layout: &Layout, group: &str) -> Stats {
     }
 }
 
-fn read(directory: &Path, file: &str) -> String {
+pub(super) fn read(directory: &Path, file: &str) -> String {
     fs::read_to_string(directory.join(file)).unwrap_or_default()
 }
 
-fn number(directory: &Path, file: &str) -> Option<u64> {
+pub(super) fn number(directory: &Path, file: &str) -> Option<u64> {
     read(directory, file).trim().parse().ok()
 }
 
 /// The number after a key at the start of a line.
-fn field(text: &str, key: &str) -> Option<u64> {
+pub(super) fn field(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -9,7 +9,8 @@ mod overlay;
 
 pub use bind::{BindError, BindPlan, Propagation, bind, filesystem_type, is_id_mappable, tmpfs};
 pub use namespace::{
-    TRIMMED_EMPTY, TRIMMED_NULL, TRIMMED_ROOT, TRIMMED_SHM, in_private_namespace, trimmed_namespace,
+    TRIMMED_EMPTY, TRIMMED_NULL, TRIMMED_ROOT, TRIMMED_SHM, clone_part, in_private_namespace,
+    trimmed_namespace,
 };
 pub use overlay::{OverlayError, OverlayPlan, Upper, clone_layers, overlay};
 

@@ -4,7 +4,8 @@ use super::{Attributes, Change, FsOption, Propagation, attach, change, new_files
 use rustix::fs::{FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// In the trimmed namespace: an empty directory on which a launcher attaches a container's root.
 pub const TRIMMED_ROOT: &str = "/rootfs";
@@ -32,6 +33,21 @@ pub fn in_private_namespace<T: Send, E: From<io::Error> + Send>(
     };
     std::thread::scope(|scope| scope.spawn(run).join())
         .unwrap_or_else(|_| Err(io::Error::other("the mount thread panicked").into()))
+}
+
+/// A detached clone of a file or directory inside a detached mount. `path` is resolved as if the mount were the root;
+/// `place` is a directory over which the mount is attached meanwhile, in a namespace that ends with this call (before
+/// Linux 6.15 a detached mount can't be cloned in parts).
+///
+/// # Errors
+/// The kernel's answer; `ENOENT` if there is nothing at `path`.
+pub fn clone_part(mount: impl AsFd + Sync, path: &Path, place: &Path) -> io::Result<OwnedFd> {
+    in_private_namespace(|| {
+        let open = || openat(rustix::fs::CWD, place, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+        attach(&mount, open()?)?;
+        let part = crate::path::open_in_root(&open()?, path, OFlags::PATH)?;
+        super::clone_fd(part, false)
+    })
 }
 
 /// A mount namespace of the initial user namespace with a small read-only tmpfs and a whole `/proc`: every new mount

@@ -3,7 +3,7 @@
 //! An allow-list with the meaning that the field's container engines give the word: everything that a program needs,
 //! nothing that makes namespaces, mounts or kernel objects unless the container was given the capability for it.
 
-use super::assemble::{Argument, Rule};
+use super::assemble::{Action, Check, Comparison, Rule, Test};
 
 /// Allowed to everyone.
 #[rustfmt::skip]
@@ -83,33 +83,43 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[&str])] = &[
 ];
 
 /// `CLONE_NEW…` of clone(2), all of them.
-const NEW_NAMESPACES: u64 = 0x7e02_0000;
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
 /// `AF_VSOCK`: host and guests talk over it, past every network rule.
 const AF_VSOCK: u64 = 40;
 
-/// `ENOSYS`
-pub(super) const ENOSYS: u16 = 38;
+/// What is done with what is not allowed: EPERM.
+pub(super) const DEFAULT: Action = Action::errno(1);
+
+/// A test of an argument of which the kernel looks at 32 bits.
+fn masked(index: u8, mask: u32, value: u64) -> Test {
+    Test { index, comparison: Comparison::MaskedLow(mask), value }
+}
+
+/// One answer for the calls that one of the tests fits, another for the rest.
+fn if_any(tests: &[Test], action: Action, otherwise: Action) -> Rule {
+    Rule { checks: tests.iter().map(|test| Check { tests: vec![*test], action }).collect(), otherwise }
+}
 
 /// The rule of a system call for a container with `capabilities` (a mask); `None` is the default, EPERM.
 pub(super) fn rule_of(name: &str, capabilities: u64) -> Option<Rule> {
     let has =
         |capability: &str| crate::capability::mask_of(capability).is_some_and(|bit| capabilities & bit != 0);
     match name {
-        "clone" if !has("SYS_ADMIN") => Some(Rule::If(vec![Argument::masked(0, NEW_NAMESPACES, 0)])),
+        "clone" if !has("SYS_ADMIN") => Some(if_any(&[masked(0, NEW_NAMESPACES, 0)], Action::ALLOW, DEFAULT)),
         // Its flags lie in memory, where a filter can't look; libc falls back to clone when there is no clone3.
-        "clone3" if !has("SYS_ADMIN") => Some(Rule::Errno(ENOSYS)),
-        "clone" | "clone3" => Some(Rule::Allow),
-        "socket" => Some(Rule::IfNot(Argument::equal(0, AF_VSOCK))),
+        "clone3" if !has("SYS_ADMIN") => Some(Rule::always(Action::UNKNOWN)),
+        "clone" | "clone3" => Some(Rule::always(Action::ALLOW)),
+        "socket" => Some(if_any(&[masked(0, u32::MAX, AF_VSOCK)], DEFAULT, Action::ALLOW)),
         // Linux, its 32-bit and its old-UNAME26 persona, and asking for the present one.
         "personality" => {
             let allowed = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-            Some(Rule::If(allowed.map(|persona| Argument::equal(0, persona)).into()))
+            Some(if_any(&allowed.map(|persona| masked(0, u32::MAX, persona)), Action::ALLOW, DEFAULT))
         }
-        _ if ALWAYS.contains(&name) => Some(Rule::Allow),
+        _ if ALWAYS.contains(&name) => Some(Rule::always(Action::ALLOW)),
         _ => {
             let mut lists = WITH_CAPABILITY.iter().filter(|(_, names)| names.contains(&name));
-            lists.any(|(capability, _)| has(capability)).then_some(Rule::Allow)
+            lists.any(|(capability, _)| has(capability)).then(|| Rule::always(Action::ALLOW))
         }
     }
 }
