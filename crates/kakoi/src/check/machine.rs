@@ -139,7 +139,7 @@ impl Machine for ThisMachine {
     fn seccomp(&self) -> Result<(), String> {
         let program = sys::seccomp::compile_default(sys::capability::default_mask());
         // A filter holds for its thread alone, and ends with it.
-        let installed = std::thread::spawn(move || sys::seccomp::install(&program)).join();
+        let installed = std::thread::spawn(move || sys::seccomp::install(&program, 0)).join();
         installed.map_err(|_| "the thread broke off".to_owned())?.map_err(|error| error.to_string())
     }
 
