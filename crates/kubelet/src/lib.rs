@@ -1,6 +1,5 @@
 //! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.
 
-mod apiwatch;
 mod cgroup;
 mod clock;
 mod config;

@@ -1,6 +1,8 @@
 //! What a Pod refers to: the names of its `ConfigMap`s and `Secret`s, and a snapshot of them to plan with.
 //!
-//! Planning is pure: it reads a [`Snapshot`] that was gathered before. Fetching and watching live in `watch`.
+//! Planning is pure: it reads a [`Snapshot`] that was gathered before. Fetching and watching live in [`cache`].
+
+pub(crate) mod cache;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

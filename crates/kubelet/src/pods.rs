@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cri::v1;
+use informer::{Target, Typed, Update, watch};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiwatch::{Target, Update, watch};
 use crate::pod::worker::{Desired, Worker, pod_of_sandbox};
 use crate::registry::Applied;
 use crate::shared::Shared;
@@ -20,15 +20,14 @@ const QUEUE: usize = 256;
 
 /// Watches the Pods bound to this node and runs their workers until `shutdown`, then joins them.
 pub(crate) async fn run_pods(shared: Arc<Shared>, shutdown: CancellationToken) {
-    let target =
-        Target { path: "/api/v1/pods".to_owned(), fields: format!("spec.nodeName={}", shared.node_name) };
+    let target = Target::all("/api/v1/pods").with_fields(format!("spec.nodeName={}", shared.node_name));
     let (updates, mut changes) = mpsc::channel(QUEUE);
-    shared.tasks.spawn(watch::<Pod>(shared.client.clone(), target, updates, shutdown.clone()));
+    shared.tasks.spawn(watch::<Typed<Pod>>(shared.client.clone(), target, updates, shutdown.clone()));
     let mut pods = Pods { shared, workers: JoinSet::new(), has_cleared_orphans: false };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(update) = changes.recv() => pods.take(update).await,
+            Some(update) = changes.recv() => pods.take(update.into_objects()).await,
             Some(ended) = pods.workers.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a Pod's worker broke off");

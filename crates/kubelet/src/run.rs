@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use userns::{Finding, LiveSandbox};
 
-use crate::apiwatch::cache::ObjectCache;
 use crate::cgroup::PodCgroups;
 use crate::config::KubeletConfig;
 use crate::event::Recorder;
@@ -22,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::node::machine::Machine;
 use crate::node::runtime_info::{ask, follow_runtime};
 use crate::node::{NodeSettings, run_node};
+use crate::object::cache::ObjectCache;
 use crate::places::Places;
 use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;

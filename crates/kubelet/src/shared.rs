@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::apiwatch::cache::ObjectCache;
 use crate::cgroup::PodCgroups;
 use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::event::Recorder;
 use crate::logs::rotate::Rotator;
 use crate::metrics::Metrics;
+use crate::object::cache::ObjectCache;
 use crate::places::Places;
 use crate::pod::dns::ClusterDns;
 use crate::pod::image::Puller;

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::container::find;
 use super::{Desired, Next, Worker, blocking};
-use crate::apiwatch::cache::PodObjects;
 use crate::logs::tail_for_message;
+use crate::object::cache::PodObjects;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, Observed, Stage as Run};
 use crate::runtime::observe::forget;

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::FutureExt as _;
 use futures::future::select_all;
+use informer::{Object, Target, Typed, Update};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Object, Target, Update};
-use crate::object::{References, Snapshot};
+use super::{References, Snapshot};
 
 /// What is known of one object.
 #[derive(Clone, Debug)]
@@ -82,13 +82,11 @@ impl ObjectCache {
         *held = PodObjects { references, config_maps, secrets };
     }
 
-    fn entry<K: Object + Sync>(
-        &self,
-        entries: &Entries<K>,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Arc<Entry<K>> {
+    fn entry<K>(&self, entries: &Entries<K>, resource: &str, namespace: &str, name: &str) -> Arc<Entry<K>>
+    where
+        K: Send + Sync + 'static,
+        Typed<K>: Object,
+    {
         let key = (namespace.to_owned(), name.to_owned());
         let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
@@ -97,12 +95,10 @@ impl ObjectCache {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let stop = self.shutdown.child_token();
         let (state, receiver) = watch::channel(Known::Unknown);
-        let target = Target {
-            path: format!("/api/v1/namespaces/{namespace}/{resource}"),
-            fields: format!("metadata.name={name}"),
-        };
+        let target = Target::all(format!("/api/v1/namespaces/{namespace}/{resource}"))
+            .with_fields(format!("metadata.name={name}"));
         let (updates, changes) = mpsc::channel(8);
-        self.tasks.spawn(super::watch(self.client.clone(), target, updates, stop.clone()));
+        self.tasks.spawn(informer::watch(self.client.clone(), target, updates, stop.clone()));
         self.tasks.spawn(follow(changes, state));
         let entry = Arc::new(Entry { state: receiver, stop });
         entries.insert(key, Arc::downgrade(&entry));
@@ -111,9 +107,9 @@ impl ObjectCache {
 }
 
 /// Turns updates of one object into its state.
-async fn follow<K: Object + Sync>(mut changes: mpsc::Receiver<Update<K>>, state: watch::Sender<Known<K>>) {
+async fn follow<K>(mut changes: mpsc::Receiver<Update<Typed<K>>>, state: watch::Sender<Known<K>>) {
     while let Some(update) = changes.recv().await {
-        let known = match update {
+        let known = match update.into_objects() {
             Update::Snapshot(mut objects) => match objects.pop() {
                 Some(object) => Known::Present(Arc::new(object)),
                 None => Known::Absent,
