@@ -84,6 +84,7 @@ pub(crate) fn kubelet_config(
         kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
         kubelet_dir: places.kubelet(),
         pod_logs_dir: places.pod_logs(),
+        static_pod_path: Some(places.manifests()),
         cgroup_root: format!("/{}", places.instance()),
         listener,
         tls: ServerTls {

@@ -37,6 +37,8 @@ pub struct KubeletConfig {
     pub kubelet_version: String,
     /// Usually `/var/lib/kubelet`.
     pub kubelet_dir: PathBuf,
+    /// Where manifests of static Pods lie, usually `/etc/kubernetes/manifests`; made if it is missing. `None` for none.
+    pub static_pod_path: Option<PathBuf>,
     /// Usually `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
     /// The instance's cgroup, e.g. `/kakoi`.

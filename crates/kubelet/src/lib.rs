@@ -8,6 +8,7 @@ mod event;
 mod fence;
 pub mod idspace;
 mod logs;
+mod manifest;
 mod metrics;
 mod node;
 mod object;

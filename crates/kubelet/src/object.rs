@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
 
+use crate::pod::ephemeral::{as_container, ephemeral_containers};
+
 /// The names of the objects that a Pod's spec refers to, all in the Pod's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct References {
@@ -25,6 +27,9 @@ pub(crate) fn references(pod: &Pod) -> References {
     }
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         found.add_container(container);
+    }
+    for ephemeral in ephemeral_containers(spec) {
+        found.add_container(&as_container(ephemeral));
     }
     found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
     found.config_maps.remove("");

@@ -58,6 +58,11 @@ impl Registry {
         }
     }
 
+    /// Whether the Pod has a worker.
+    pub(crate) fn has(&self, uid: &PodUid) -> bool {
+        self.entries().contains_key(uid)
+    }
+
     /// The Pods that have workers.
     pub(crate) fn uids(&self) -> Vec<PodUid> {
         self.entries().keys().cloned().collect()

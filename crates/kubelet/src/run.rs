@@ -17,6 +17,7 @@ use crate::config::KubeletConfig;
 use crate::event::Recorder;
 use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
+use crate::manifest::ManifestSource;
 use crate::metrics::Metrics;
 use crate::node::machine::Machine;
 use crate::node::runtime_info::{ask, follow_runtime};
@@ -169,6 +170,7 @@ struct Parts {
     runtime: watch::Sender<RuntimeInfo>,
     rotator: Arc<Rotator>,
     settings: NodeSettings,
+    manifests: Option<ManifestSource>,
     events: futures::future::BoxFuture<'static, ()>,
 }
 
@@ -186,6 +188,10 @@ impl Parts {
         let clock = config.clock.clone();
         let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
         let machine = Machine::read(&config.kubelet_dir);
+        let gates = api::feature::Gates::default()
+            .with(api::feature::Feature::UserNamespacesSupport, config.is_userns_on);
+        let node = config.node_name.clone();
+        let manifests = config.static_pod_path.map(|directory| ManifestSource { directory, node, gates });
         let rotator = Rotator::new(cri.clone(), clock.clone(), config.log_limits)?;
         let shared = Arc::new(Shared {
             objects: ObjectCache::new(config.client.clone(), tasks.clone(), stop.clone()),
@@ -217,6 +223,7 @@ impl Parts {
             allocatable: machine.allocatable(config.max_pods),
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
             registry: Registry::default(),
+            mirrors: watch::Sender::default(),
             rotator: Arc::clone(&rotator),
             tasks,
             shutdown: stop,
@@ -231,7 +238,8 @@ impl Parts {
             kubelet_dir: config.kubelet_dir,
             machine,
         };
-        Ok((Self { shared, runtime, rotator, settings, events: Box::pin(events) }, config.listener))
+        let events = Box::pin(events);
+        Ok((Self { shared, runtime, rotator, settings, manifests, events }, config.listener))
     }
 
     async fn run(
@@ -263,7 +271,7 @@ impl Parts {
         shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));
         let server = Arc::new(Server::new(Arc::clone(&shared), move || Some(ids.gauges())));
         shared.tasks.spawn(server.run(listener, tls, stop.clone()));
-        let pods = tokio::spawn(run_pods(Arc::clone(&shared), stop.clone()));
+        let pods = tokio::spawn(run_pods(Arc::clone(&shared), self.manifests, stop.clone()));
         if let Some(ready) = ready {
             // Nobody may be waiting for it.
             let _ = ready.send(address);

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::event::Recorder;
 use crate::logs::rotate::Rotator;
+use crate::manifest::mirror::Mirrors;
 use crate::metrics::Metrics;
 use crate::object::cache::ObjectCache;
 use crate::places::Places;
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     /// The node's memory in bytes.
     pub(crate) memory: i64,
     pub(crate) registry: Registry,
+    /// Static Pods and what the API shows of them.
+    pub(crate) mirrors: watch::Sender<Mirrors>,
     pub(crate) rotator: Arc<Rotator>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,

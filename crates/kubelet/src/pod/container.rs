@@ -27,6 +27,8 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) container: &'a Container,
     pub(crate) restart_count: i32,
+    /// The container whose processes this one sees.
+    pub(crate) target_id: Option<&'a str>,
     pub(crate) image: &'a v1::ImageSpec,
     pub(crate) image_user: &'a ImageUser,
     pub(crate) environment: &'a Environment,
@@ -147,7 +149,12 @@ fn absolute(path: &str) -> String {
 /// Plans the container.
 pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
     let container = input.container;
-    let security = plan_container_security(input.pod, container, input.userns, input.image_user, input.node);
+    let mut security =
+        plan_container_security(input.pod, container, input.userns, input.image_user, input.node);
+    if let (Some(target), Some(options)) = (input.target_id, &mut security.namespace_options) {
+        options.pid = v1::NamespaceMode::Target.into();
+        target.clone_into(&mut options.target_id);
+    }
     let mut resources = cri_resources(cgroup_values(amount_of(container)));
     resources.oom_score_adj = oom_score_adj(input.pod, container, input.node_memory);
     resources.unified = unified_values();
@@ -166,6 +173,7 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
         labels: label::container_labels(input.pod, container),
         annotations: label::container_annotations(input.pod, container, input.restart_count),
         log_path: log_path(&container.name, input.restart_count),
+        stop_signal: stop_signal(container).into(),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
@@ -175,6 +183,23 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
         }),
         ..Default::default()
     }
+}
+
+/// `lifecycle.stopSignal`; without it the image's counts.
+fn stop_signal(container: &Container) -> v1::Signal {
+    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    name.and_then(signal_named).unwrap_or(v1::Signal::RuntimeDefault)
+}
+
+/// A signal by the API's name, such as `SIGRTMIN+1`, which CRI calls `SIGRTMINPLUS1`.
+fn signal_named(name: &str) -> Option<v1::Signal> {
+    let name = name.replace("SIGRTMIN+", "SIGRTMINPLUS").replace("SIGRTMAX-", "SIGRTMAXMINUS");
+    v1::Signal::from_str_name(&name)
+}
+
+/// The API's name of a signal.
+pub(crate) fn signal_name(signal: v1::Signal) -> String {
+    signal.as_str_name().replace("SIGRTMINPLUS", "SIGRTMIN+").replace("SIGRTMAXMINUS", "SIGRTMAX-")
 }
 
 /// A container's log file, relative to the sandbox's log directory.

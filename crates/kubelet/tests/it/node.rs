@@ -123,6 +123,7 @@ impl Node {
             max_pods: 110,
             kubelet_version: "v1.36.0".into(),
             kubelet_dir: self.kubelet_dir(),
+            static_pod_path: Some(self.directory.path().join("manifests")),
             pod_logs_dir: self.directory.path().join("logs"),
             cgroup_root: self.cgroup.clone(),
             listener,

@@ -69,6 +69,7 @@ pub(crate) fn plan_status(input: StatusInput<'_>) -> PodStatus {
         message,
         container_statuses: Some(containers.main).filter(|list| !list.is_empty()),
         init_container_statuses: Some(containers.init).filter(|list| !list.is_empty()),
+        ephemeral_container_statuses: Some(containers.ephemeral).filter(|list| !list.is_empty()),
         host_ip: host_ips.first().cloned(),
         host_ips: list(host_ips.iter().map(|ip| HostIP { ip: ip.clone() })),
         pod_ip: pod_ips.first().cloned(),

@@ -16,6 +16,7 @@ use crate::env::downward::PodAddresses;
 use crate::env::{EnvInput, Environment, plan_environment};
 use crate::event::Kind;
 use crate::pod::container::{ContainerInput, MountInput, MountPlan, OwnFile, plan_container, plan_mounts};
+use crate::pod::ephemeral::{ephemeral_containers, find, target};
 use crate::pod::hosts::{plan_host_name, plan_hosts, plan_node_hosts};
 use crate::pod::image::{ImageFailure, LocalImage, PullInput};
 use crate::pod::label;
@@ -55,6 +56,7 @@ impl Worker {
         abort: &CancellationToken,
     ) -> bool {
         let Some(container) = find(pod, &start.name) else { return false };
+        let container = &*container;
         if let Some(failed_at) = start.failed_at {
             self.crashes.lengthen(&crash_key(container), failed_at, self.shared.clock.now());
         }
@@ -81,6 +83,7 @@ impl Worker {
         let statuses = match start.role {
             Role::Main => &self.status.container_statuses,
             Role::Init | Role::Sidecar => &self.status.init_container_statuses,
+            Role::Ephemeral => &self.status.ephemeral_container_statuses,
         };
         let before = statuses.iter().flatten().find(|status| status.name == start.name);
         let lost = before.filter(|before| start.restart_count == 0 && before.container_id.is_some());
@@ -166,12 +169,14 @@ impl Worker {
             }
         };
         let own_ids = prepared.userns.mappings().cloned();
+        let target = target(pod, &container.name, observed).map_err(StartFailure::Config)?;
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
             uid: self.uid.clone(),
             pod: pod.clone(),
             container: container.clone(),
             restart_count,
+            target_id: target.map(|record| record.id.clone()),
             pod_ips: if sandbox.uses_host_network {
                 self.shared.host_ips.clone()
             } else {
@@ -245,19 +250,17 @@ fn waiting(reason: &str, message: String) -> Waiting {
     Waiting { reason: reason.to_owned(), message }
 }
 
-/// A container of either list.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    let spec = pod.spec.as_ref()?;
-    spec.containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .find(|container| container.name == name)
-}
-
-/// `spec.containers{name}` or `spec.initContainers{name}`.
+/// `spec.containers{name}`, with the list that the container is in.
 fn field_path(pod: &Pod, name: &str) -> String {
     let mut inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let list = if inits.any(|init| init.name == name) { "initContainers" } else { "containers" };
+    let mut ephemerals = pod.spec.iter().flat_map(ephemeral_containers);
+    let list = if inits.any(|init| init.name == name) {
+        "initContainers"
+    } else if ephemerals.any(|ephemeral| ephemeral.name == name) {
+        "ephemeralContainers"
+    } else {
+        "containers"
+    };
     format!("spec.{list}{{{name}}}")
 }
 
@@ -268,6 +271,8 @@ struct PlanRequest {
     pod: Pod,
     container: Container,
     restart_count: i32,
+    /// The container whose processes this one sees.
+    target_id: Option<String>,
     pod_ips: Vec<String>,
     prepared: Prepared,
     image: LocalImage,
@@ -295,6 +300,7 @@ impl PlanRequest {
             pod: &self.pod,
             container: &self.container,
             restart_count: self.restart_count,
+            target_id: self.target_id.as_deref(),
             image: &self.image.spec,
             image_user: &self.image.user,
             environment: &environment,

@@ -7,6 +7,7 @@ mod clean;
 mod container;
 mod end;
 mod fence;
+mod handler;
 mod prepare;
 mod probes;
 mod sandbox;
@@ -98,6 +99,10 @@ pub(crate) struct Worker {
     held: BTreeMap<String, Timestamp>,
     told: BTreeSet<String>,
     failure: Option<Failure>,
+    /// Why the node does not take the Pod, unless it runs already.
+    refusal: Option<Failure>,
+    /// The runtime handler of its class, once it was asked for.
+    handler: Option<String>,
     failures_in_a_row: u32,
     prepared: Option<Prepared>,
     /// What was decided about its user namespace.
@@ -139,12 +144,11 @@ impl Worker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         uid: PodUid,
-        input: watch::Receiver<Desired>,
-        wake: Arc<Notify>,
+        (input, wake): (watch::Receiver<Desired>, Arc<Notify>),
+        refusal: Option<Failure>,
     ) -> Self {
         let desired = input.borrow().clone();
-        let publisher =
-            Publisher::start(shared.client.clone(), &desired.pod, &shared.tasks, shared.shutdown.clone());
+        let publisher = Publisher::start(&shared, &desired.pod);
         let first_seen = shared.clock.now();
         Self {
             shared,
@@ -162,6 +166,8 @@ impl Worker {
             held: BTreeMap::new(),
             told: BTreeSet::new(),
             failure: None,
+            refusal,
+            handler: None,
             failures_in_a_row: 0,
             prepared: None,
             fence: None,

@@ -27,6 +27,8 @@ pub(super) enum Problem {
     #[error(transparent)]
     Userns(#[from] UsernsError),
     #[error(transparent)]
+    Handler(#[from] super::handler::HandlerError),
+    #[error(transparent)]
     Ids(#[from] IdSpaceError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -104,8 +106,7 @@ impl Worker {
         objects: &Snapshot,
         abort: &CancellationToken,
     ) -> Result<(String, PodUserns), Problem> {
-        // Without RuntimeClass objects the default handler is the only one.
-        let handler = String::new();
+        let handler = self.runtime_handler(pod).await?;
         let fence = match plan_wish(pod, self.shared.is_userns_on)? {
             Wish::Unspoken if !self.is_recorded().await? => return Ok((handler, PodUserns::Unspoken)),
             Wish::Unspoken => Fence::by_policy(),
@@ -138,7 +139,7 @@ impl Worker {
                 let until = self.note_missing_image(pod, container, failure.clone());
                 return Next::Wait(until);
             }
-            Problem::Userns(_) | Problem::Ids(_) => {
+            Problem::Userns(_) | Problem::Ids(_) | Problem::Handler(_) => {
                 if self.is_fenced(pod) {
                     self.shared.metrics.userns_pods.inc();
                     self.shared.metrics.userns_pods_errors.inc();

@@ -99,10 +99,11 @@ impl Worker {
         if !observed.sandboxes.is_empty() {
             return false;
         }
-        let Some(reason) = forbidden_sysctl(pod) else { return false };
-        let message = format!("Pod was rejected: {reason}");
-        self.shared.events.pod(pod, Kind::Warning, "SysctlForbidden", reason);
-        self.failure = Some(Failure { reason: "SysctlForbidden".to_owned(), message });
+        let forbidden =
+            forbidden_sysctl(pod).map(|message| Failure { reason: "SysctlForbidden".to_owned(), message });
+        let Some(Failure { reason, message }) = self.refusal.take().or(forbidden) else { return false };
+        self.shared.events.pod(pod, Kind::Warning, reason.clone(), message.clone());
+        self.failure = Some(Failure { reason, message: format!("Pod was rejected: {message}") });
         true
     }
 
