@@ -80,6 +80,11 @@ impl PodCgroups {
         }
     }
 
+    /// What the Pod's group has used.
+    pub(crate) fn stats(&self, pod: &Pod) -> sys::cgroup::Stats {
+        sys::cgroup::stats(&self.layout, &group_of(&self.root, pod))
+    }
+
     /// Sets what a quality-of-service parent gets of the processor, beside the others.
     fn share(&self, parent: &str, shares: i64) -> Result<(), CgroupError> {
         let shares = u64::try_from(shares.clamp(2, 262_144)).ok();

@@ -24,6 +24,7 @@ mod server;
 mod shared;
 mod token;
 mod uid;
+mod usage;
 mod userns;
 mod volume;
 
@@ -32,6 +33,7 @@ pub use clock::Clock;
 pub use config::KubeletConfig;
 pub use env::ApiService;
 pub use logs::rotate::LogLimits;
+pub use node::eviction::{Threshold, Thresholds};
 pub use pod::dns::ClusterDns;
 pub use run::{RunError, listen, run};
 pub use server::auth::{ServerTls, TlsError};

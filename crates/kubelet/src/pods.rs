@@ -5,6 +5,7 @@ mod statics;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cri::v1;
 use informer::{Target, Typed, Update, watch};
@@ -26,6 +27,8 @@ use statics::Statics;
 
 /// Updates that may wait.
 const QUEUE: usize = 256;
+/// How long Pods wait for the node's own object.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the workers of this node's Pods until `shutdown`, then joins them.
 pub(crate) async fn run_pods(
@@ -48,10 +51,14 @@ pub(crate) async fn run_pods(
         shared.tasks.spawn(follow_manifests(source, shared.clock.clone(), found, shutdown.clone()));
     }
     let mut pods = Pods::new(shared, is_waiting_for_statics);
+    let mut patience = std::pin::pin!(tokio::time::sleep(NODE_PATIENCE));
     loop {
+        // Pods are admitted by the node's labels: these come first.
+        let is_ready = pods.node.is_some() || patience.is_elapsed();
         tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(update) = changes.recv() => pods.take(update.into_objects()).await,
+            Some(update) = changes.recv(), if is_ready => pods.take(update.into_objects()).await,
+            () = &mut patience, if !is_ready => tracing::warn!("the API does not have this node; its Pods are run all the same"),
             Some(update) = nodes.recv() => pods.take_node(update.into_objects()),
             Some(found) = statics.recv() => pods.take_statics(found).await,
             Some(ended) = pods.workers.join_next() => match ended {
@@ -160,7 +167,7 @@ impl Pods {
             tracing::error!(name = pod.metadata.name, "a Pod without a usable UID is left alone");
             return;
         };
-        self.desire(uid, Desired { pod: Arc::new(pod), is_gone: false });
+        self.desire(uid, Desired::of(Arc::new(pod)));
     }
 
     /// Starts the static Pods that can start, and ends those whose manifest is gone.
@@ -170,7 +177,7 @@ impl Pods {
         }
         for (uid, pod) in self.statics.startable() {
             self.statics.note_start(uid.clone(), Arc::clone(&pod));
-            self.desire(uid, Desired { pod, is_gone: false });
+            self.desire(uid, Desired::of(pod));
         }
         let statics = self.statics.shown();
         self.change_mirrors(|state| state.statics = statics);
@@ -228,6 +235,7 @@ impl Pods {
     /// A worker has nothing left to do.
     fn note_end(&mut self, uid: &PodUid) {
         self.admitted.remove(uid);
+        self.shared.room.notify_waiters();
         if self.statics.note_end(uid) {
             self.settle_statics();
         }
@@ -263,7 +271,7 @@ impl Pods {
         }
         for (uid, pod) in orphans {
             tracing::info!(pod = %uid, name = pod.metadata.name, "cleared away: nobody has this Pod any more");
-            self.desire(uid, Desired { pod: Arc::new(pod), is_gone: true });
+            self.desire(uid, Desired { is_gone: true, ..Desired::of(Arc::new(pod)) });
         }
     }
 }

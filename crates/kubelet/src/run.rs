@@ -19,7 +19,9 @@ use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
 use crate::manifest::ManifestSource;
 use crate::metrics::Metrics;
-use crate::node::machine::Machine;
+use crate::node::eviction::Thresholds;
+use crate::node::machine::{Machine, Pressure};
+use crate::node::pressure::watch_pressure;
 use crate::node::runtime_info::{ask, follow_runtime};
 use crate::node::{NodeSettings, run_node};
 use crate::object::cache::ObjectCache;
@@ -171,6 +173,7 @@ struct Parts {
     rotator: Arc<Rotator>,
     settings: NodeSettings,
     manifests: Option<ManifestSource>,
+    pressure: (watch::Sender<Pressure>, Thresholds),
     events: futures::future::BoxFuture<'static, ()>,
 }
 
@@ -184,6 +187,7 @@ impl Parts {
     ) -> Result<(Self, TcpListener), RunError> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let (pressure, pressure_seen) = watch::channel(Pressure::default());
         let (runtime, runtime_info) = watch::channel(info);
         let clock = config.clock.clone();
         let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
@@ -218,11 +222,14 @@ impl Parts {
             resolv_conf: config.resolv_conf,
             security: NodeSecurity {
                 is_seccomp_default: config.is_seccomp_default,
+                allowed_sysctls: config.allowed_sysctls,
                 thermal_paths: thermal_paths(),
             },
             allocatable: machine.allocatable(config.max_pods),
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
+            configz: config.configz,
             registry: Registry::default(),
+            room: tokio::sync::Notify::new(),
             mirrors: watch::Sender::default(),
             rotator: Arc::clone(&rotator),
             tasks,
@@ -235,11 +242,12 @@ impl Parts {
             max_pods: config.max_pods,
             labels: config.labels,
             pod_cidr: config.pod_cidr,
-            kubelet_dir: config.kubelet_dir,
             machine,
+            pressure: pressure_seen,
         };
         let events = Box::pin(events);
-        Ok((Self { shared, runtime, rotator, settings, manifests, events }, config.listener))
+        let pressure = (pressure, config.eviction);
+        Ok((Self { shared, runtime, rotator, settings, manifests, pressure, events }, config.listener))
     }
 
     async fn run(
@@ -268,6 +276,8 @@ impl Parts {
         ));
         shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
         shared.tasks.spawn(self.rotator.run(stop.clone()));
+        let (told, thresholds) = self.pressure;
+        shared.tasks.spawn(watch_pressure(Arc::clone(&shared), thresholds, told, stop.clone()));
         shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));
         let server = Arc::new(Server::new(Arc::clone(&shared), move || Some(ids.gauges())));
         shared.tasks.spawn(server.run(listener, tls, stop.clone()));

@@ -72,7 +72,11 @@ pub(crate) struct Shared {
     pub(crate) allocatable: Amounts,
     /// The node's memory in bytes.
     pub(crate) memory: i64,
+    /// The configuration as `/configz` shows it.
+    pub(crate) configz: serde_json::Value,
     pub(crate) registry: Registry,
+    /// Told when a Pod has left the node.
+    pub(crate) room: tokio::sync::Notify,
     /// Static Pods and what the API shows of them.
     pub(crate) mirrors: watch::Sender<Mirrors>,
     pub(crate) rotator: Arc<Rotator>,

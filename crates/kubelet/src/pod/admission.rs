@@ -76,7 +76,22 @@ fn request(pod: &Pod, resource: &str) -> i64 {
     own.unwrap_or_else(|| total(spec, of)).saturating_add(over)
 }
 
-fn check_room(pod: &Pod, node: NodeFacts<'_>, others: &[&Pod]) -> Result<(), Failure> {
+/// The node could take the Pod if it ran no other. The error is a sentence.
+pub(crate) fn check_capacity(pod: &Pod, node: NodeFacts<'_>) -> Result<(), String> {
+    for (resource, room) in node.allocatable {
+        let room = if resource == "cpu" { quantity::milli(room) } else { quantity::value(room) };
+        let asked = if resource == "pods" { 1 } else { request(pod, resource) };
+        if asked > room {
+            return Err(format!(
+                "Node didn't have enough capacity: {resource}, requested: {asked}, capacity: {room}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The node has room for what the Pod requests, beside the others.
+pub(crate) fn check_room(pod: &Pod, node: NodeFacts<'_>, others: &[&Pod]) -> Result<(), Failure> {
     // The order in which upstream looks: the number of Pods first, then what they request.
     let first = ["pods", "cpu", "memory", "ephemeral-storage"];
     let rest = node.allocatable.keys().map(String::as_str).filter(|name| !first.contains(name));

@@ -41,7 +41,7 @@ pub(crate) struct ContainerInput<'a> {
 }
 
 /// A volume mount, before sub-paths are bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountPlan {
     pub(crate) volume: ReadyVolume,
     /// Path inside the volume to mount instead of all of it.
@@ -52,6 +52,8 @@ pub(crate) struct MountPlan {
     pub(crate) is_read_only: bool,
     pub(crate) is_recursive_read_only: bool,
     pub(crate) propagation: v1::MountPropagation,
+    /// The image to mount instead of a path, once it is on the node.
+    pub(crate) image: Option<v1::ImageSpec>,
 }
 
 /// Why a mount cannot be planned.
@@ -119,6 +121,7 @@ fn plan_mount(input: MountInput<'_>, mount: &VolumeMount) -> Result<MountPlan, M
         is_read_only: mount.read_only == Some(true) || volume.is_read_only,
         is_recursive_read_only,
         propagation,
+        image: None,
     })
 }
 
@@ -225,9 +228,12 @@ fn all_mounts(input: ContainerInput<'_>) -> Vec<v1::Mount> {
             readonly: plan.is_read_only,
             propagation: plan.propagation.into(),
             recursive_read_only: plan.is_recursive_read_only,
+            image_sub_path: plan.image.as_ref().and(plan.sub_path.clone()).unwrap_or_default(),
+            image: plan.image.clone(),
             ..Default::default()
         };
-        mapped(plan.volume.is_mapped, mount)
+        // The runtime maps the layers of an image itself; the mount carries the Pod's mappings all the same.
+        mapped(plan.volume.is_mapped || plan.image.is_some(), mount)
     });
     let taken = |path: &str| input.mounts.iter().any(|plan| plan.container_path == path);
     let files = input.own_files.iter().filter(|file| !taken(&file.container_path)).map(|file| {

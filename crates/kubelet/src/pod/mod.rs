@@ -12,6 +12,7 @@ pub(crate) mod label;
 pub(crate) mod observed;
 pub(crate) mod plan;
 pub(crate) mod publish;
+pub(crate) mod resize;
 pub(crate) mod resource;
 pub(crate) mod restart;
 pub(crate) mod sandbox;

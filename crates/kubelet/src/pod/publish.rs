@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
+use super::status::condition::is_own;
 use super::status::patch::status_patch;
 use crate::manifest::is_static;
 use crate::manifest::mirror::{Mirrors, Name, name_of};
@@ -125,6 +126,17 @@ impl Publisher {
     }
 }
 
+/// The status with the conditions of others as the API is known to have them: those are never written.
+fn without_foreign(status: &PodStatus, known: &Value) -> PodStatus {
+    let known: PodStatus = serde_json::from_value(known.clone()).unwrap_or_default();
+    let mut status = status.clone();
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(is_own);
+    let foreign = known.conditions.into_iter().flatten().filter(|condition| !is_own(condition));
+    conditions.extend(foreign);
+    status
+}
+
 fn value_of(status: Option<&PodStatus>) -> Value {
     status
         .and_then(|status| serde_json::to_value(status).ok())
@@ -137,12 +149,21 @@ async fn send_all(
     progress: watch::Sender<u64>,
 ) {
     let mut wait = FIRST_WAIT;
-    while requests.changed().await.is_ok() {
+    let mut sent_to = String::new();
+    loop {
+        tokio::select! {
+            changed = requests.changed() => if changed.is_err() { return },
+            // Another mirror knows nothing yet.
+            true = target.uid.changed(&target.name, &sent_to), if !sent_to.is_empty() => {
+                target.known = value_of(None);
+            }
+        }
         loop {
             let (number, status) = requests.borrow_and_update().clone();
             let Ok(uid) = target.uid.current(&target.name).await else { return };
             match send(&target, &uid, &status).await {
                 Sent::Done(known) => {
+                    sent_to = uid;
                     target.known = known;
                     wait = FIRST_WAIT;
                     progress.send_replace(number);
@@ -165,7 +186,7 @@ async fn send_all(
 }
 
 async fn send(target: &Target, uid: &str, status: &PodStatus) -> Sent {
-    let new = value_of(Some(status));
+    let new = value_of(Some(&without_foreign(status, &target.known)));
     let Some(patch) = status_patch(uid, &target.known, &new) else { return Sent::Done(new) };
     let step = tracing::debug_span!(target: "path", "kubelet: status patch", pod = uid);
     let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));

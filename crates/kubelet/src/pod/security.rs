@@ -17,6 +17,8 @@ pub(crate) struct ImageUser {
 pub(crate) struct NodeSecurity {
     /// Use the runtime's profile where a container names none (`seccompDefault`).
     pub(crate) is_seccomp_default: bool,
+    /// Sysctls that Pods may set beside the safe ones (`allowedUnsafeSysctls`); a trailing `*` stands for any ending.
+    pub(crate) allowed_sysctls: Vec<String>,
     /// Existing paths of the kind `/sys/devices/system/cpu/cpu0/thermal_throttle`.
     pub(crate) thermal_paths: Vec<String>,
 }
@@ -102,14 +104,14 @@ pub(crate) fn check_non_root(
 }
 
 /// The name of a sysctl that the Pod may not set, with the reason.
-pub(crate) fn forbidden_sysctl(pod: &Pod) -> Option<String> {
+pub(crate) fn forbidden_sysctl(pod: &Pod, node: &NodeSecurity) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let host_network = spec.host_network == Some(true);
     let host_ipc = spec.host_ipc == Some(true);
     let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
     for sysctl in sysctls {
         let name = sysctl.name.replace('/', ".");
-        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !is_listed(&node.allowed_sysctls, &name) {
             return Some(format!("forbidden sysctl: {name:?} not allowlisted"));
         }
         if name.starts_with("net.") && host_network {
@@ -120,6 +122,14 @@ pub(crate) fn forbidden_sysctl(pod: &Pod) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a list of names and of beginnings with `*` has the name.
+fn is_listed(list: &[String], name: &str) -> bool {
+    list.iter().any(|allowed| {
+        let allowed = allowed.replace('/', ".");
+        allowed.strip_suffix('*').map_or(allowed == name, |beginning| name.starts_with(beginning))
+    })
 }
 
 /// The namespaces of the Pod's sandbox and containers.
@@ -333,13 +343,19 @@ mod tests {
     #[test]
     fn an_unsafe_sysctl_is_refused_by_name() {
         let with = |name: &str| pod(json!({"sysctls": [{"name": name, "value": "1"}]}), json!({}));
-        assert_eq!(forbidden_sysctl(&with("net.ipv4.ip_unprivileged_port_start")), None);
         assert_eq!(
-            forbidden_sysctl(&with("kernel.core_pattern")).unwrap(),
+            forbidden_sysctl(&with("net.ipv4.ip_unprivileged_port_start"), &NodeSecurity::default()),
+            None
+        );
+        assert_eq!(
+            forbidden_sysctl(&with("kernel.core_pattern"), &NodeSecurity::default()).unwrap(),
             "forbidden sysctl: \"kernel.core_pattern\" not allowlisted"
         );
         let mut host = with("net.ipv4.tcp_syncookies");
         host.spec.as_mut().unwrap().host_network = Some(true);
-        assert!(forbidden_sysctl(&host).unwrap().ends_with("not allowed with host net enabled"));
+        let listed = NodeSecurity { allowed_sysctls: vec!["net.core.*".into()], ..NodeSecurity::default() };
+        assert_eq!(forbidden_sysctl(&with("net/core/somaxconn"), &listed), None);
+        assert!(forbidden_sysctl(&with("net.cor"), &listed).is_some());
+        assert!(forbidden_sysctl(&host, &listed).unwrap().ends_with("not allowed with host net enabled"));
     }
 }

@@ -12,6 +12,7 @@ fn volume(name: &str, is_mapped: bool, is_read_only: bool) -> ReadyVolume {
         is_mapped,
         is_read_only,
         base: 0,
+        image: None,
     }
 }
 

@@ -142,6 +142,8 @@ fn from_records(
     before: Option<&ContainerStatus>,
 ) -> ContainerStatus {
     let state = state_of(input, latest);
+    let mut sized = ContainerStatus::default();
+    input.sizes.show(container, &mut sized);
     let last_state = older
         .filter(|record| record.stage == Stage::Exited)
         .map(|record| state_of(input, record))
@@ -155,7 +157,6 @@ fn from_records(
         image: latest.image.clone(),
         image_id: latest.image_id.clone(),
         container_id: Some(container_id(input, latest)),
-        resources: container.resources.clone(),
         user: latest.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,
@@ -165,7 +166,7 @@ fn from_records(
             }),
         }),
         stop_signal: latest.stop_signal.clone(),
-        ..ContainerStatus::default()
+        ..sized
     }
 }
 

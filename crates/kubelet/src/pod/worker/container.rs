@@ -1,5 +1,6 @@
 //! Starting one container: image, environment, mounts, create, start. Each failure has its reason and its event.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ impl Worker {
         let restart_count = self.restart_count(start);
         match Box::pin(self.try_start(pod, container, observed, restart_count, abort)).await {
             Ok(()) => {
+                self.sizes.note_applied(container);
                 self.waiting.remove(&start.name);
                 self.held.remove(&start.name);
                 self.failures_in_a_row = 0;
@@ -168,6 +170,7 @@ impl Worker {
                     .map_err(StartFailure::Image)?
             }
         };
+        let volume_images = Box::pin(self.ensure_volume_images(pod, container, &prepared, abort)).await?;
         let own_ids = prepared.userns.mappings().cloned();
         let target = target(pod, &container.name, observed).map_err(StartFailure::Config)?;
         let request = PlanRequest {
@@ -184,6 +187,7 @@ impl Worker {
             },
             prepared,
             image,
+            volume_images,
         };
         let step = tracing::debug_span!(target: "path", "kubelet: plan the container");
         let planned = blocking(move || step.in_scope(|| request.plan()))
@@ -218,6 +222,34 @@ impl Worker {
             return Err(StartFailure::Hook(text));
         }
         Ok(())
+    }
+
+    /// The images of the volumes that the container mounts, each pulled as its volume says.
+    async fn ensure_volume_images(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        prepared: &Prepared,
+        abort: &CancellationToken,
+    ) -> Result<BTreeMap<String, v1::ImageSpec>, StartFailure> {
+        let mut images = BTreeMap::new();
+        for mount in container.volume_mounts.iter().flatten() {
+            let volume = prepared.volumes.iter().find(|volume| volume.name == mount.name);
+            let Some((reference, policy)) = volume.and_then(|volume| volume.image.clone()) else { continue };
+            if images.contains_key(&mount.name) {
+                continue;
+            }
+            let wanted = Container {
+                name: container.name.clone(),
+                image: Some(reference),
+                image_pull_policy: policy,
+                ..Container::default()
+            };
+            let ensure = self.ensure_image(pod, &wanted, &prepared.objects, abort);
+            let image = Box::pin(ensure).await.ok_or(StartFailure::Aborted)?.map_err(StartFailure::Image)?;
+            images.insert(mount.name.clone(), image.spec);
+        }
+        Ok(images)
     }
 
     /// Makes sure that the container's image is on the node; `None` when the Pod is to end meanwhile.
@@ -276,6 +308,8 @@ struct PlanRequest {
     pod_ips: Vec<String>,
     prepared: Prepared,
     image: LocalImage,
+    /// Images of the volumes that the container mounts.
+    volume_images: BTreeMap<String, v1::ImageSpec>,
 }
 
 struct Planned {
@@ -342,6 +376,10 @@ impl PlanRequest {
         let mut plans = plan_mounts(input).map_err(|error| error.to_string())?;
         let places = self.shared.places.of(&self.uid);
         for (index, plan) in plans.iter_mut().enumerate() {
+            if plan.volume.image.is_some() {
+                plan.image = self.volume_images.get(&plan.volume.name).cloned();
+                continue;
+            }
             let Some(sub_path) = &plan.sub_path else { continue };
             let target = places.sub_path(&plan.volume.name, &self.container.name, index);
             plan.host_path = bind_sub_path(&plan.volume, sub_path, &target).map_err(|error| {
