@@ -177,6 +177,9 @@ pub(crate) struct Kubelet {
     /// Labels of the Node when it is registered
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
     pub(crate) node_labels: Vec<String>,
+    /// Which Pods that do not say get a user namespace of their own: opt-in, default or always [default: default]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) user_namespaces: Option<Policy>,
     /// Where the serving certificate is kept; a self-signed one is made if there is none [default: <root>/var/lib/kubelet/pki]
     #[arg(long, value_name = "DIR")]
     pub(crate) cert_dir: Option<PathBuf>,

@@ -124,6 +124,7 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
             domain: settings.cluster_domain.clone().unwrap_or_else(|| "cluster.local".to_owned()),
         },
         resolv_conf: settings.resolv_conf.clone().unwrap_or_else(machine::resolver),
+        userns_policy: command.user_namespaces.unwrap_or_default(),
         is_userns_on: gates.is_enabled(Feature::UserNamespacesSupport),
         is_seccomp_default: settings.seccomp_default.unwrap_or(false),
         allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),

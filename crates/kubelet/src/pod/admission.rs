@@ -43,6 +43,7 @@ impl HostPort {
 pub(crate) fn check_admission(pod: &Pod, node: NodeFacts<'_>, others: &[&Pod]) -> Result<(), Failure> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     check_os(spec)?;
+    check_claims(spec)?;
     check_room(pod, node, others)?;
     check_labels(spec, node)?;
     check_ports(spec, others)
@@ -57,6 +58,17 @@ fn check_os(spec: &PodSpec) -> Result<(), Failure> {
         None | Some("linux") => Ok(()),
         Some(_) => refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
     }
+}
+
+/// Devices by claim (DRA) would silently be missing in the Pod.
+fn check_claims(spec: &PodSpec) -> Result<(), Failure> {
+    if spec.resource_claims.iter().flatten().next().is_none() {
+        return Ok(());
+    }
+    refuse(
+        "ResourceClaims",
+        "the Pod has resourceClaims, and this node has no dynamic resource allocation; take them from the Pod",
+    )
 }
 
 /// What a Pod requests of a resource, in thousandths for CPU and in whole units for all else.
@@ -250,6 +262,12 @@ mod tests {
         assert_eq!(check(port("127.0.0.1", "UDP"), &other), Ok(()));
         let bound = [pod(port("10.0.0.1", "TCP"))];
         assert_eq!(check(port("127.0.0.1", "TCP"), &bound), Ok(()));
+    }
+
+    #[test]
+    fn resource_claims_are_refused() {
+        let claims = json!({"containers": [], "resourceClaims": [{"name": "gpu", "resourceClaimName": "g"}]});
+        assert_eq!(check(claims, &[]).unwrap_err().0, "ResourceClaims");
     }
 
     #[test]

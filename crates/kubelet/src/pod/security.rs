@@ -1,7 +1,7 @@
 //! The security context of a sandbox or container, as the runtime is told it, and the checks the node makes itself.
 
 use cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile};
 
 use crate::userns::PodUserns;
 
@@ -169,6 +169,30 @@ fn seccomp(
     }
 }
 
+/// The AppArmor profile; without one the runtime's own choice.
+fn apparmor(profile: Option<&AppArmorProfile>) -> Option<v1::SecurityProfile> {
+    use v1::security_profile::ProfileType;
+    let profile = profile?;
+    let kind = match profile.type_.as_str() {
+        "RuntimeDefault" => ProfileType::RuntimeDefault,
+        "Localhost" => ProfileType::Localhost,
+        _ => ProfileType::Unconfined,
+    };
+    let localhost_ref = profile.localhost_profile.clone().unwrap_or_default();
+    Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref })
+}
+
+fn selinux(options: Option<&SELinuxOptions>) -> Option<v1::SeLinuxOption> {
+    let options = options?;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    Some(v1::SeLinuxOption {
+        user: part(&options.user),
+        role: part(&options.role),
+        r#type: part(&options.type_),
+        level: part(&options.level),
+    })
+}
+
 fn supplemental_groups(pod: &Pod) -> (Vec<i64>, v1::SupplementalGroupsPolicy) {
     let Some(context) = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()) else {
         return (Vec::new(), v1::SupplementalGroupsPolicy::Merge);
@@ -250,6 +274,14 @@ pub(crate) fn plan_container_security(
         masked_paths,
         readonly_paths,
         seccomp: Some(seccomp(profile, is_privileged(container), node)),
+        apparmor: apparmor(
+            own.and_then(|own| own.app_armor_profile.as_ref())
+                .or_else(|| of_pod.and_then(|pod| pod.app_armor_profile.as_ref())),
+        ),
+        selinux_options: selinux(
+            own.and_then(|own| own.se_linux_options.as_ref())
+                .or_else(|| of_pod.and_then(|pod| pod.se_linux_options.as_ref())),
+        ),
         ..Default::default()
     }
 }
@@ -338,6 +370,24 @@ mod tests {
             &NodeSecurity::default(),
         );
         assert!(plan.masked_paths.is_empty() && plan.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn profiles_and_labels_reach_the_runtime() {
+        let of_pod =
+            json!({"appArmorProfile": {"type": "RuntimeDefault"}, "seLinuxOptions": {"level": "s0:c1"}});
+        let plan = |own: serde_json::Value| {
+            let pod = pod(of_pod.clone(), own);
+            let container = pod.spec.as_ref().unwrap().containers[0].clone();
+            let (user, node) = (ImageUser::default(), NodeSecurity::default());
+            plan_container_security(&pod, &container, &PodUserns::Unspoken, &user, &node)
+        };
+        let inherited = plan(json!({}));
+        let runtime_default = v1::security_profile::ProfileType::RuntimeDefault;
+        assert_eq!(inherited.apparmor.unwrap().profile_type(), runtime_default);
+        assert_eq!(inherited.selinux_options.unwrap().level, "s0:c1");
+        let own = plan(json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}));
+        assert_eq!(own.apparmor.unwrap().localhost_ref, "mine");
     }
 
     #[test]
