@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("network", &[]),
     ("shim", &["sys"]),
     ("runtime", &["cri", "image", "network", "shim", "stream", "sys", "userns"]),
-    ("kubelet", &["api", "cri", "stream", "sys", "userns"]),
+    ("kubelet", &["api", "cri", "informer", "stream", "sys", "userns"]),
     ("apiserver", &["api", "store", "stream", "userns"]),
     ("informer", &[]),
     ("controller", &["api", "informer"]),

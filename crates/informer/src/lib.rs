@@ -6,6 +6,7 @@
 
 mod store;
 mod stream;
+mod typed;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use store::Store;
+pub use typed::Typed;
 
 use stream::{Connection, Ended};
 
@@ -155,10 +157,15 @@ pub async fn watch<K: Object>(
         // A server that closes at once without having told anything must not be hammered either.
         let pause = if pause == Pause::Backoff || wait > FIRST_WAIT { wait } else { Duration::ZERO };
         wait = (wait * 2).min(LONGEST_WAIT);
-        if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if shutdown.run_until_cancelled(tokio::time::sleep(jittered(pause))).await.is_none() {
             return;
         }
     }
+}
+
+/// Up to a quarter longer, so that not all watches come back at the same time.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + rand::random::<f64>() / 4.0)
 }
 
 /// A failed request as the end of a connection.

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Down(Down),
     /// Serve the container runtime alone, over CRI
     Runtime(Runtime),
+    /// Run the node agent alone: under any API server, over any container runtime that serves CRI
+    Kubelet(Kubelet),
     /// Show the node's ID space: the pool and why, the Pods' blocks, quarantined records
     Userns(Query),
     /// Tell who owns a host ID, a range of them, a file or a process
@@ -150,6 +152,40 @@ pub(crate) struct Runtime {
     /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR")]
     pub(crate) pod_cidr: Option<String>,
+}
+
+/// Flags named as upstream's kubelet names them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Kubelet {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// How the API server is reached, as the user `system:node:<name>`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+    /// A `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the container runtime serves CRI [default: unix://<root>/run/kakoi/kakoi.sock]
+    #[arg(long, value_name = "unix:///PATH")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// The Node's name [default: the machine's]
+    #[arg(long, value_name = "NAME", alias = "node-name")]
+    pub(crate) hostname_override: Option<String>,
+    /// The Node's address [default: the one that leads out]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) node_ip: Option<IpAddr>,
+    /// Labels of the Node when it is registered
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
+    pub(crate) node_labels: Vec<String>,
+    /// Which Pods that do not say get a user namespace of their own: opt-in, default or always [default: default]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) user_namespaces: Option<Policy>,
+    /// Where the serving certificate is kept; a self-signed one is made if there is none [default: <root>/var/lib/kubelet/pki]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cert_dir: Option<PathBuf>,
+    /// Features to turn on or off
+    #[arg(long, value_name = "A=true,…")]
+    pub(crate) feature_gates: Option<String>,
 }
 
 #[derive(Debug, Args)]

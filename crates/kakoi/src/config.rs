@@ -145,7 +145,7 @@ fn parse_cidr(text: String) -> Result<Cidr, ConfigError> {
 }
 
 /// The given name, or the machine's own in lower case.
-fn node_name(given: Option<String>) -> Result<String, ConfigError> {
+pub(crate) fn node_name(given: Option<String>) -> Result<String, ConfigError> {
     let name = given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().to_lowercase());
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());

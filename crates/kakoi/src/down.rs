@@ -78,6 +78,7 @@ async fn stop_pods(places: &Places, config: &Config, grace: Duration) -> Result<
     runtime.shutdown().await;
     stopped?;
     kubelet::unmount_volumes(&places.kubelet()).map_err(DownError::Volumes)?;
-    kubelet::idspace::remove_unused_claims(&ids::space(places, config)).map_err(DownError::Claims)?;
+    kubelet::idspace::remove_unused_claims(&ids::space(places, config.ids_per_pod, config.max_pods))
+        .map_err(DownError::Claims)?;
     Ok(network.teardown().await?)
 }

@@ -36,15 +36,15 @@ fn remedy(error: &OpenError) -> &'static str {
 }
 
 /// The ID space's places and settings.
-pub(crate) fn space(places: &Places, config: &Config) -> IdSpaceConfig {
+pub(crate) fn space(places: &Places, ids_per_pod: i64, max_pods: u32) -> IdSpaceConfig {
     IdSpaceConfig {
         pods_dir: places.kubelet().join("pods"),
         claims_dir: Places::claims(),
         instance: places.instance(),
         root: places.root().to_owned(),
         cursor_file: places.state().join("ids/next"),
-        ids_per_pod: config.ids_per_pod,
-        max_pods: config.max_pods,
+        ids_per_pod,
+        max_pods,
         machine: MachineFiles::default(),
         faults: std::sync::Arc::new(NoFaults),
     }
@@ -54,7 +54,7 @@ pub(crate) fn space(places: &Places, config: &Config) -> IdSpaceConfig {
 pub(crate) fn snapshot(root: &Path) -> Result<Snapshot, IdsError> {
     let places = Places::new(root);
     let config = Config::load(&places, &Flags::default())?;
-    let mut snapshot = inspect(&space(&places, &config))?;
+    let mut snapshot = inspect(&space(&places, config.ids_per_pod, config.max_pods))?;
     for entry in &mut snapshot.pods {
         entry.name = pod_name(&places, &entry.pod);
     }

@@ -2,6 +2,7 @@
 //!
 //! The commands are here; what they compose is in the crates beside this one. See ARCHITECTURE.md.
 
+mod agent;
 mod check;
 mod cli;
 mod config;
@@ -72,6 +73,7 @@ async fn serve_or_ask(command: &Command) -> Result<(), Box<dyn Error>> {
             let grace = Duration::from_secs(down.grace_period);
             Ok(Box::pin(down::down(&places(&down.instance)?, grace)).await?)
         }
+        Command::Kubelet(kubelet) => Ok(Box::pin(agent::run(&places(&kubelet.instance)?, kubelet)).await?),
         Command::Runtime(runtime) => Ok(Box::pin(serve::serve(&places(&runtime.instance)?, runtime)).await?),
         Command::Image(image) => Ok(Box::pin(images::run(&places(&image.instance)?, &image.command)).await?),
         Command::Version(_)

@@ -60,6 +60,11 @@ impl Places {
         self.below("var/log/pods")
     }
 
+    /// Manifests of static Pods.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.below("etc/kubernetes/manifests")
+    }
+
     /// The configuration file.
     pub(crate) fn config(&self) -> PathBuf {
         self.below("etc/kakoi/config.yaml")

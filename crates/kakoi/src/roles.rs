@@ -12,7 +12,9 @@ use apiserver::{ApiServer, Identity, PkiError};
 use controller::ControllerConfig;
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
-use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, VolumeProbe};
+use kubelet::{
+    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, Thresholds, VolumeProbe,
+};
 use runtime::Runtime;
 use scheduler::Fencing;
 use sys::mount::BindError;
@@ -84,6 +86,7 @@ pub(crate) fn kubelet_config(
         kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
         kubelet_dir: places.kubelet(),
         pod_logs_dir: places.pod_logs(),
+        static_pod_path: Some(places.manifests()),
         cgroup_root: format!("/{}", places.instance()),
         listener,
         tls: ServerTls {
@@ -97,23 +100,27 @@ pub(crate) fn kubelet_config(
         is_userns_on: config.gates.is_enabled(Feature::UserNamespacesSupport),
         userns_policy: config.userns_policy,
         is_seccomp_default: true,
-        ids: ids::space(places, config),
+        allowed_sysctls: Vec::new(),
+        ids: ids::space(places, config.ids_per_pod, config.max_pods),
+        configz: serde_json::json!({"maxPods": config.max_pods, "userNamespaces": {"idsPerPod": config.ids_per_pod}}),
         probe: Arc::new(KernelProbe::new().map_err(KubeletError::Probe)?),
+        eviction: Thresholds::default(),
         log_limits: LogLimits::default(),
         clock: Clock::system(),
     })
 }
 
-fn node_address(kind: &str, address: String) -> NodeAddress {
+pub(crate) fn node_address(kind: &str, address: String) -> NodeAddress {
     NodeAddress { type_: kind.to_owned(), address }
 }
 
 /// Asks the kernel, with a user namespace that nobody lives in, whether a filesystem can be ID-mapped.
 #[derive(Debug)]
-struct KernelProbe(OwnedFd);
+pub(crate) struct KernelProbe(OwnedFd);
 
 impl KernelProbe {
-    fn new() -> io::Result<Self> {
+    /// A probe with a namespace of its own.
+    pub(crate) fn new() -> io::Result<Self> {
         let map = [sys::idmap::IdMapping { container_id: 0, host_id: 65_536, size: 65_536 }];
         sys::idmap::namespace_with(&map, &map).map(Self)
     }

@@ -77,7 +77,7 @@ pub(crate) async fn up(places: &Places, command: &cli::Up) -> Result<(), UpError
 
 /// Finds what would stop the kubelet's start before anything is made on the machine: nothing needs to be undone then.
 async fn refuse_early(places: &Places, config: &Config) -> Result<TcpListener, UpError> {
-    kubelet::idspace::inspect(&ids::space(places, config))?;
+    kubelet::idspace::inspect(&ids::space(places, config.ids_per_pod, config.max_pods))?;
     Ok(kubelet::listen(config.kubelet_listen).await.map_err(KubeletError::from)?)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use sys::cgroup::{CgroupError, Layout, Limits, plan_create, plan_update};
 
-use crate::pod::resource::{CgroupValues, QosClass, cgroup_values, pod_amount, qos_class};
+use crate::pod::resource::{CgroupValues, QosClass, cgroup_values, group_amount, qos_class};
 use crate::uid::PodUid;
 
 /// How long killed processes may take to leave their group.
@@ -64,7 +64,7 @@ impl PodCgroups {
 
     /// Makes the Pod's group with its limits, or brings it up to date.
     pub(crate) fn apply(&self, uid: &PodUid, pod: &Pod) -> Result<(), CgroupError> {
-        let values = cgroup_values(pod_amount(pod));
+        let values = cgroup_values(group_amount(pod));
         sys::cgroup::apply(&plan_create(&self.layout, &group_of(&self.root, pod), &limits(values)))?;
         match qos_class(pod) {
             QosClass::Guaranteed => Ok(()),
@@ -78,6 +78,11 @@ impl PodCgroups {
                 self.share("/burstable", shares)
             }
         }
+    }
+
+    /// What the Pod's group has used.
+    pub(crate) fn stats(&self, pod: &Pod) -> sys::cgroup::Stats {
+        sys::cgroup::stats(&self.layout, &group_of(&self.root, pod))
     }
 
     /// Sets what a quality-of-service parent gets of the processor, beside the others.

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::idspace::IdSpaceConfig;
 use crate::logs::rotate::LogLimits;
+use crate::node::eviction::Thresholds;
 use crate::pod::dns::ClusterDns;
 use crate::server::auth::ServerTls;
 use crate::volume::setup::VolumeProbe;
@@ -37,6 +38,8 @@ pub struct KubeletConfig {
     pub kubelet_version: String,
     /// Usually `/var/lib/kubelet`.
     pub kubelet_dir: PathBuf,
+    /// Where manifests of static Pods lie, usually `/etc/kubernetes/manifests`; made if it is missing. `None` for none.
+    pub static_pod_path: Option<PathBuf>,
     /// Usually `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
     /// The instance's cgroup, e.g. `/kakoi`.
@@ -57,10 +60,16 @@ pub struct KubeletConfig {
     pub userns_policy: userns::policy::Policy,
     /// Use the runtime's seccomp profile where a container names none.
     pub is_seccomp_default: bool,
+    /// Unsafe sysctls that Pods may set, by name or by beginning with a trailing `*`.
+    pub allowed_sysctls: Vec<String>,
     /// The ID space.
     pub ids: IdSpaceConfig,
     /// Asks the kernel for ID-mapped mounts.
     pub probe: Arc<dyn VolumeProbe>,
+    /// The settings in force as `/configz` shows them: the fields of a `KubeletConfiguration`.
+    pub configz: serde_json::Value,
+    /// When Pods are ended for want of memory, disk or processes.
+    pub eviction: Thresholds,
     /// When logs are rotated.
     pub log_limits: LogLimits,
     /// The time.

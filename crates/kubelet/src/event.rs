@@ -3,6 +3,7 @@
 //! Sending never holds anything up: events queue in order, and are dropped (and counted in a log line) when the API
 //! is away for so long that the queue is full.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::clock::{Clock, api_time};
+
+/// An event's reason: one word in CamelCase.
+type Reason = Cow<'static, str>;
 
 /// Events that may wait to be sent.
 const QUEUE: usize = 1024;
@@ -42,7 +46,7 @@ impl Kind {
 struct Report {
     regarding: ObjectReference,
     kind: Kind,
-    reason: &'static str,
+    reason: Reason,
     message: String,
     at: Timestamp,
 }
@@ -65,8 +69,8 @@ impl Recorder {
     }
 
     /// Reports about a Pod.
-    pub(crate) fn pod(&self, pod: &Pod, kind: Kind, reason: &'static str, message: impl Into<String>) {
-        self.report(pod_reference(pod, None), kind, reason, message.into());
+    pub(crate) fn pod(&self, pod: &Pod, kind: Kind, reason: impl Into<Reason>, message: impl Into<String>) {
+        self.report(pod_reference(pod, None), kind, reason.into(), message.into());
     }
 
     /// Reports about a container of a Pod; `field` is its path in the spec, e.g. `spec.containers{name}`.
@@ -75,14 +79,14 @@ impl Recorder {
         pod: &Pod,
         field: String,
         kind: Kind,
-        reason: &'static str,
+        reason: impl Into<Reason>,
         message: String,
     ) {
-        self.report(pod_reference(pod, Some(field)), kind, reason, message);
+        self.report(pod_reference(pod, Some(field)), kind, reason.into(), message);
     }
 
     /// Reports about the node.
-    pub(crate) fn node(&self, kind: Kind, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn node(&self, kind: Kind, reason: impl Into<Reason>, message: impl Into<String>) {
         let name = Some(self.node.to_string());
         let regarding = ObjectReference {
             kind: Some("Node".into()),
@@ -90,14 +94,15 @@ impl Recorder {
             name,
             ..ObjectReference::default()
         };
-        self.report(regarding, kind, reason, message.into());
+        self.report(regarding, kind, reason.into(), message.into());
     }
 
-    fn report(&self, regarding: ObjectReference, kind: Kind, reason: &'static str, message: String) {
+    fn report(&self, regarding: ObjectReference, kind: Kind, reason: Reason, message: String) {
         let at = self.clock.now();
-        tracing::info!(kind = regarding.kind, name = regarding.name, reason, message, "event");
-        if self.queue.try_send(Report { regarding, kind, reason, message, at }).is_err() {
-            tracing::warn!(reason, "event dropped: the API has not taken events for a while");
+        tracing::info!(kind = regarding.kind, name = regarding.name, %reason, message, "event");
+        if let Err(error) = self.queue.try_send(Report { regarding, kind, reason, message, at }) {
+            let reason = error.into_inner().reason;
+            tracing::warn!(%reason, "event dropped: the API has not taken events for a while");
         }
     }
 }
@@ -123,7 +128,7 @@ struct Identity {
     name: String,
     field_path: Option<String>,
     kind: Kind,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
@@ -145,7 +150,7 @@ impl Sender {
     async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
             if let Err(error) = self.send(&report).await {
-                tracing::debug!(%error, reason = report.reason, "event not sent");
+                tracing::debug!(%error, reason = %report.reason, "event not sent");
             }
         }
     }
@@ -194,7 +199,7 @@ fn identity(report: &Report) -> Identity {
         name: regarding.name.clone().unwrap_or_default(),
         field_path: regarding.field_path.clone(),
         kind: report.kind,
-        reason: report.reason,
+        reason: report.reason.clone(),
         message: report.message.clone(),
     }
 }
@@ -211,7 +216,7 @@ fn new_event(report: &Report, namespace: &str, node: &str) -> Event {
             ..kube::core::ObjectMeta::default()
         },
         involved_object: report.regarding.clone(),
-        reason: Some(report.reason.to_owned()),
+        reason: Some(report.reason.to_string()),
         message: Some(report.message.clone()),
         type_: Some(report.kind.as_str().to_owned()),
         count: Some(1),

@@ -1,6 +1,5 @@
 //! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.
 
-mod apiwatch;
 mod cgroup;
 mod clock;
 mod config;
@@ -9,6 +8,7 @@ mod event;
 mod fence;
 pub mod idspace;
 mod logs;
+mod manifest;
 mod metrics;
 mod node;
 mod object;
@@ -24,6 +24,7 @@ mod server;
 mod shared;
 mod token;
 mod uid;
+mod usage;
 mod userns;
 mod volume;
 
@@ -32,6 +33,7 @@ pub use clock::Clock;
 pub use config::KubeletConfig;
 pub use env::ApiService;
 pub use logs::rotate::LogLimits;
+pub use node::eviction::{Threshold, Thresholds};
 pub use pod::dns::ClusterDns;
 pub use run::{RunError, listen, run};
 pub use server::auth::{ServerTls, TlsError};

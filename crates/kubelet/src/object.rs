@@ -1,28 +1,42 @@
-//! What a Pod refers to: the names of its `ConfigMap`s and `Secret`s, and a snapshot of them to plan with.
+//! What a Pod refers to: the names of its `ConfigMap`s, `Secret`s and claims, and a snapshot of them to plan with.
 //!
-//! Planning is pure: it reads a [`Snapshot`] that was gathered before. Fetching and watching live in `watch`.
+//! Planning is pure: it reads a [`Snapshot`] that was gathered before. Fetching and watching live in [`cache`].
+
+pub(crate) mod cache;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume,
+};
 
-/// The names of the objects that a Pod's spec refers to, all in the Pod's namespace.
+use crate::pod::ephemeral::{as_container, ephemeral_containers};
+use crate::volume::claim::claim_name;
+
+/// The names of the objects that a Pod's spec refers to, in the Pod's namespace where nothing else is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct References {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
+    pub(crate) claims: BTreeSet<String>,
+    /// Cluster-wide: what the claims are bound to, once that is known.
+    pub(crate) persistent_volumes: BTreeSet<String>,
 }
 
-/// Collects every `ConfigMap` and `Secret` that volumes, variables and image pulls of `pod` name.
+/// Collects every `ConfigMap`, `Secret` and claim that volumes, variables and image pulls of `pod` name.
 pub(crate) fn references(pod: &Pod) -> References {
     let mut found = References::default();
     let Some(spec) = &pod.spec else { return found };
     for volume in spec.volumes.iter().flatten() {
         found.add_volume(volume);
+        found.claims.extend(claim_name(pod, volume));
     }
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         found.add_container(container);
+    }
+    for ephemeral in ephemeral_containers(spec) {
+        found.add_container(&as_container(ephemeral));
     }
     found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
     found.config_maps.remove("");
@@ -58,6 +72,8 @@ impl References {
 pub(crate) struct Snapshot {
     pub(crate) config_maps: BTreeMap<String, Arc<ConfigMap>>,
     pub(crate) secrets: BTreeMap<String, Arc<Secret>>,
+    pub(crate) claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
+    pub(crate) persistent_volumes: BTreeMap<String, Arc<PersistentVolume>>,
 }
 
 impl Snapshot {

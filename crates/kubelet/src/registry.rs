@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, watch};
 
+use crate::pod::status::Failure;
 use crate::pod::worker::Desired;
 use crate::runtime::event::Wake;
 use crate::uid::PodUid;
@@ -37,7 +38,11 @@ impl Registry {
     pub(crate) fn apply(&self, uid: &PodUid, desired: Desired) -> Applied {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(uid) {
-            entry.input.send_replace(desired);
+            // What the node has decided stays.
+            entry.input.send_modify(|known| {
+                let eviction = known.eviction.take();
+                *known = Desired { eviction, ..desired };
+            });
             return Applied::Told;
         }
         let (input, receiver) = watch::channel(desired);
@@ -54,6 +59,22 @@ impl Registry {
                 if let Some(last) = last {
                     desired.pod = last;
                 }
+            });
+        }
+    }
+
+    /// Whether the Pod has a worker.
+    pub(crate) fn has(&self, uid: &PodUid) -> bool {
+        self.entries().contains_key(uid)
+    }
+
+    /// Tells the worker that the node ends the Pod.
+    pub(crate) fn evict(&self, uid: &PodUid, failure: Failure) {
+        if let Some(entry) = self.entries().get(uid) {
+            entry.input.send_if_modified(|desired| {
+                let is_new = desired.eviction.is_none();
+                desired.eviction.get_or_insert(failure);
+                is_new
             });
         }
     }

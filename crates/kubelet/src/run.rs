@@ -12,16 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use userns::{Finding, LiveSandbox};
 
-use crate::apiwatch::cache::ObjectCache;
 use crate::cgroup::PodCgroups;
 use crate::config::KubeletConfig;
 use crate::event::Recorder;
 use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
+use crate::manifest::ManifestSource;
 use crate::metrics::Metrics;
-use crate::node::machine::Machine;
+use crate::node::eviction::Thresholds;
+use crate::node::machine::{Machine, Pressure};
+use crate::node::pressure::watch_pressure;
 use crate::node::runtime_info::{ask, follow_runtime};
 use crate::node::{NodeSettings, run_node};
+use crate::object::cache::ObjectCache;
 use crate::places::Places;
 use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;
@@ -169,6 +172,8 @@ struct Parts {
     runtime: watch::Sender<RuntimeInfo>,
     rotator: Arc<Rotator>,
     settings: NodeSettings,
+    manifests: Option<ManifestSource>,
+    pressure: (watch::Sender<Pressure>, Thresholds),
     events: futures::future::BoxFuture<'static, ()>,
 }
 
@@ -182,10 +187,15 @@ impl Parts {
     ) -> Result<(Self, TcpListener), RunError> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let (pressure, pressure_seen) = watch::channel(Pressure::default());
         let (runtime, runtime_info) = watch::channel(info);
         let clock = config.clock.clone();
         let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
         let machine = Machine::read(&config.kubelet_dir);
+        let gates = api::feature::Gates::default()
+            .with(api::feature::Feature::UserNamespacesSupport, config.is_userns_on);
+        let node = config.node_name.clone();
+        let manifests = config.static_pod_path.map(|directory| ManifestSource { directory, node, gates });
         let rotator = Rotator::new(cri.clone(), clock.clone(), config.log_limits)?;
         let shared = Arc::new(Shared {
             objects: ObjectCache::new(config.client.clone(), tasks.clone(), stop.clone()),
@@ -212,11 +222,15 @@ impl Parts {
             resolv_conf: config.resolv_conf,
             security: NodeSecurity {
                 is_seccomp_default: config.is_seccomp_default,
+                allowed_sysctls: config.allowed_sysctls,
                 thermal_paths: thermal_paths(),
             },
             allocatable: machine.allocatable(config.max_pods),
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
+            configz: config.configz,
             registry: Registry::default(),
+            room: tokio::sync::Notify::new(),
+            mirrors: watch::Sender::default(),
             rotator: Arc::clone(&rotator),
             tasks,
             shutdown: stop,
@@ -228,10 +242,12 @@ impl Parts {
             max_pods: config.max_pods,
             labels: config.labels,
             pod_cidr: config.pod_cidr,
-            kubelet_dir: config.kubelet_dir,
             machine,
+            pressure: pressure_seen,
         };
-        Ok((Self { shared, runtime, rotator, settings, events: Box::pin(events) }, config.listener))
+        let events = Box::pin(events);
+        let pressure = (pressure, config.eviction);
+        Ok((Self { shared, runtime, rotator, settings, manifests, pressure, events }, config.listener))
     }
 
     async fn run(
@@ -260,10 +276,12 @@ impl Parts {
         ));
         shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
         shared.tasks.spawn(self.rotator.run(stop.clone()));
+        let (told, thresholds) = self.pressure;
+        shared.tasks.spawn(watch_pressure(Arc::clone(&shared), thresholds, told, stop.clone()));
         shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));
         let server = Arc::new(Server::new(Arc::clone(&shared), move || Some(ids.gauges())));
         shared.tasks.spawn(server.run(listener, tls, stop.clone()));
-        let pods = tokio::spawn(run_pods(Arc::clone(&shared), stop.clone()));
+        let pods = tokio::spawn(run_pods(Arc::clone(&shared), self.manifests, stop.clone()));
         if let Some(ready) = ready {
             // Nobody may be waiting for it.
             let _ = ready.send(address);

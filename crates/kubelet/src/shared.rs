@@ -9,13 +9,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::apiwatch::cache::ObjectCache;
 use crate::cgroup::PodCgroups;
 use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::event::Recorder;
 use crate::logs::rotate::Rotator;
+use crate::manifest::mirror::Mirrors;
 use crate::metrics::Metrics;
+use crate::object::cache::ObjectCache;
 use crate::places::Places;
 use crate::pod::dns::ClusterDns;
 use crate::pod::image::Puller;
@@ -71,7 +72,13 @@ pub(crate) struct Shared {
     pub(crate) allocatable: Amounts,
     /// The node's memory in bytes.
     pub(crate) memory: i64,
+    /// The configuration as `/configz` shows it.
+    pub(crate) configz: serde_json::Value,
     pub(crate) registry: Registry,
+    /// Told when a Pod has left the node.
+    pub(crate) room: tokio::sync::Notify,
+    /// Static Pods and what the API shows of them.
+    pub(crate) mirrors: watch::Sender<Mirrors>,
     pub(crate) rotator: Arc<Rotator>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,

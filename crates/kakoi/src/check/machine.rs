@@ -152,7 +152,8 @@ impl Machine for ThisMachine {
     }
 
     fn id_space(&self) -> Result<Snapshot, String> {
-        inspect(&ids::space(&self.places, &self.config)).map_err(|error| error.to_string())
+        inspect(&ids::space(&self.places, self.config.ids_per_pod, self.config.max_pods))
+            .map_err(|error| error.to_string())
     }
 
     fn max_pods(&self) -> u32 {

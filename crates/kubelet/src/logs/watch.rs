@@ -48,6 +48,12 @@ impl Watch {
         Ok(rustix::fs::inotify::add_watch(&self.fd, directory, flags)?)
     }
 
+    /// Watches a directory for files that are complete (written and closed, or renamed) or gone.
+    pub(crate) fn add_settled(&self, directory: &Path) -> io::Result<i32> {
+        let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        Ok(rustix::fs::inotify::add_watch(&self.fd, directory, flags)?)
+    }
+
     /// Ends a watch.
     pub(crate) fn remove(&self, watch: i32) {
         // A watch whose directory is gone has ended by itself.

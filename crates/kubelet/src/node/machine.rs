@@ -6,6 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::eviction::{Reading, Readings};
 use crate::quantity::Amounts;
 
 /// Memory that Pods cannot have: as upstream's default hard eviction threshold.
@@ -83,17 +84,39 @@ fn amounts<const N: usize>(pairs: [(&str, String); N]) -> Amounts {
     pairs.into_iter().map(|(name, text)| (name.to_owned(), Quantity(text))).collect::<BTreeMap<_, _>>()
 }
 
-/// What runs short now, by upstream's default eviction thresholds.
-pub(crate) fn read_pressure(kubelet_dir: &Path) -> Pressure {
-    let free_memory = meminfo("MemAvailable").unwrap_or(u64::MAX);
-    let short_of_disk = disk(kubelet_dir).is_some_and(|(total, free)| free < total / 10);
+/// CPU time that the machine has spent on anything but waiting, in nanoseconds.
+pub(crate) fn cpu_nanoseconds() -> u64 {
+    /// `/proc/stat` counts in hundredths of a second on every architecture that this runs on.
+    const TICK: u64 = 10_000_000;
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal
+    let busy = fields.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
+    busy.map(|(_, ticks)| ticks * TICK).sum()
+}
+
+/// What the machine has left; `kubelet_dir` tells which filesystem counts.
+pub(crate) fn read(kubelet_dir: &Path) -> Readings {
+    let reading = |(available, capacity)| Reading { available, capacity };
+    let memory = meminfo("MemAvailable").zip(meminfo("MemTotal")).map(reading);
+    let existing = kubelet_dir.ancestors().find(|path| path.exists());
+    let found = existing.and_then(|path| rustix::fs::statvfs(path).ok());
+    let disk = found
+        .as_ref()
+        .map(|found| reading((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)));
+    // btrfs and others count no inodes.
+    let inodes = found
+        .as_ref()
+        .filter(|found| found.f_files > 0)
+        .map(|found| reading((found.f_favail, found.f_files)));
     let number = |path| first_line(path).parse::<u64>().ok();
     let limit = number("/proc/sys/kernel/pid_max").zip(number("/proc/sys/kernel/threads-max"));
-    let tasks =
+    let limit = limit.map(|(pids, threads)| pids.min(threads));
+    let tasks: Option<u64> =
         first_line("/proc/loadavg").split(' ').nth(3).and_then(|pair| pair.split('/').nth(1)?.parse().ok());
-    let short_of_pids =
-        limit.zip(tasks).is_some_and(|((pids, threads), tasks): (_, u64)| tasks > pids.min(threads) / 10 * 9);
-    Pressure { memory: free_memory < MEMORY_RESERVE, disk: short_of_disk, pids: short_of_pids }
+    let pids = limit.zip(tasks).map(|(limit, tasks)| reading((limit.saturating_sub(tasks), limit)));
+    Readings { memory, disk, inodes, pids }
 }
 
 /// A line of `/proc/meminfo` in bytes.

@@ -1,12 +1,14 @@
 //! The node in the API: registered at start, its status when something changes, its lease as a heartbeat.
 
+mod collect;
+pub(crate) mod eviction;
 pub(crate) mod lease;
 pub(crate) mod machine;
+pub(crate) mod pressure;
 pub(crate) mod runtime_info;
 pub(crate) mod status;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +16,12 @@ use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Error};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Kind;
 use crate::shared::Shared;
-use machine::{Machine, read_pressure};
+use machine::{Machine, Pressure};
 use status::{NodeInput, plan_labels, plan_node, plan_status};
 
 /// How often the status is sent although nothing seems to have changed, as upstream's report frequency.
@@ -35,8 +38,9 @@ pub(crate) struct NodeSettings {
     pub(crate) max_pods: u32,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) pod_cidr: Option<String>,
-    pub(crate) kubelet_dir: PathBuf,
     pub(crate) machine: Machine,
+    /// What the node runs short of.
+    pub(crate) pressure: watch::Receiver<Pressure>,
 }
 
 /// Registers the node and keeps its status and lease until `shutdown`.
@@ -96,6 +100,7 @@ impl Reporter {
     async fn report(&self, mut node: Node, shutdown: &CancellationToken) {
         let mut runtime = self.shared.runtime.clone();
         let mut pulls = self.shared.puller.pulls();
+        let mut pressure = self.settings.pressure.clone();
         let mut before = Vec::new();
         // What was sent at registration may be older than what the runtime has said since.
         let mut is_due = true;
@@ -112,6 +117,7 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
                 changed = runtime.changed() => changed,
                 changed = pulls.changed() => changed,
+                changed = pressure.changed() => changed,
                 () = tokio::time::sleep(REPORT) => Ok(()),
             };
             if changed.is_err() {
@@ -164,7 +170,7 @@ impl Reporter {
             labels: &settings.labels,
             pod_cidr: settings.pod_cidr.as_deref(),
             machine: &settings.machine,
-            pressure: read_pressure(&settings.kubelet_dir),
+            pressure: *settings.pressure.borrow(),
             runtime,
             images,
             before,

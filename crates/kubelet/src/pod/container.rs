@@ -27,6 +27,8 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) container: &'a Container,
     pub(crate) restart_count: i32,
+    /// The container whose processes this one sees.
+    pub(crate) target_id: Option<&'a str>,
     pub(crate) image: &'a v1::ImageSpec,
     pub(crate) image_user: &'a ImageUser,
     pub(crate) environment: &'a Environment,
@@ -39,7 +41,7 @@ pub(crate) struct ContainerInput<'a> {
 }
 
 /// A volume mount, before sub-paths are bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountPlan {
     pub(crate) volume: ReadyVolume,
     /// Path inside the volume to mount instead of all of it.
@@ -50,6 +52,8 @@ pub(crate) struct MountPlan {
     pub(crate) is_read_only: bool,
     pub(crate) is_recursive_read_only: bool,
     pub(crate) propagation: v1::MountPropagation,
+    /// The image to mount instead of a path, once it is on the node.
+    pub(crate) image: Option<v1::ImageSpec>,
 }
 
 /// Why a mount cannot be planned.
@@ -117,6 +121,7 @@ fn plan_mount(input: MountInput<'_>, mount: &VolumeMount) -> Result<MountPlan, M
         is_read_only: mount.read_only == Some(true) || volume.is_read_only,
         is_recursive_read_only,
         propagation,
+        image: None,
     })
 }
 
@@ -147,7 +152,12 @@ fn absolute(path: &str) -> String {
 /// Plans the container.
 pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
     let container = input.container;
-    let security = plan_container_security(input.pod, container, input.userns, input.image_user, input.node);
+    let mut security =
+        plan_container_security(input.pod, container, input.userns, input.image_user, input.node);
+    if let (Some(target), Some(options)) = (input.target_id, &mut security.namespace_options) {
+        options.pid = v1::NamespaceMode::Target.into();
+        target.clone_into(&mut options.target_id);
+    }
     let mut resources = cri_resources(cgroup_values(amount_of(container)));
     resources.oom_score_adj = oom_score_adj(input.pod, container, input.node_memory);
     resources.unified = unified_values();
@@ -166,6 +176,7 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
         labels: label::container_labels(input.pod, container),
         annotations: label::container_annotations(input.pod, container, input.restart_count),
         log_path: log_path(&container.name, input.restart_count),
+        stop_signal: stop_signal(container).into(),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
@@ -175,6 +186,23 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
         }),
         ..Default::default()
     }
+}
+
+/// `lifecycle.stopSignal`; without it the image's counts.
+fn stop_signal(container: &Container) -> v1::Signal {
+    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    name.and_then(signal_named).unwrap_or(v1::Signal::RuntimeDefault)
+}
+
+/// A signal by the API's name, such as `SIGRTMIN+1`, which CRI calls `SIGRTMINPLUS1`.
+fn signal_named(name: &str) -> Option<v1::Signal> {
+    let name = name.replace("SIGRTMIN+", "SIGRTMINPLUS").replace("SIGRTMAX-", "SIGRTMAXMINUS");
+    v1::Signal::from_str_name(&name)
+}
+
+/// The API's name of a signal.
+pub(crate) fn signal_name(signal: v1::Signal) -> String {
+    signal.as_str_name().replace("SIGRTMINPLUS", "SIGRTMIN+").replace("SIGRTMAXMINUS", "SIGRTMAX-")
 }
 
 /// A container's log file, relative to the sandbox's log directory.
@@ -200,9 +228,12 @@ fn all_mounts(input: ContainerInput<'_>) -> Vec<v1::Mount> {
             readonly: plan.is_read_only,
             propagation: plan.propagation.into(),
             recursive_read_only: plan.is_recursive_read_only,
+            image_sub_path: plan.image.as_ref().and(plan.sub_path.clone()).unwrap_or_default(),
+            image: plan.image.clone(),
             ..Default::default()
         };
-        mapped(plan.volume.is_mapped, mount)
+        // The runtime maps the layers of an image itself; the mount carries the Pod's mappings all the same.
+        mapped(plan.volume.is_mapped || plan.image.is_some(), mount)
     });
     let taken = |path: &str| input.mounts.iter().any(|plan| plan.container_path == path);
     let files = input.own_files.iter().filter(|file| !taken(&file.container_path)).map(|file| {

@@ -37,7 +37,8 @@ pub(crate) fn sandbox_labels(pod: &Pod) -> BTreeMap<String, String> {
 /// Annotations of a sandbox: the Pod's own.
 pub(crate) fn sandbox_annotations(pod: &Pod) -> BTreeMap<String, String> {
     let mut annotations = pod.metadata.annotations.clone().unwrap_or_default();
-    annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
+    // A static Pod says so itself.
+    annotations.entry("kubernetes.io/config.source".to_owned()).or_insert_with(|| "api".to_owned());
     annotations
 }
 

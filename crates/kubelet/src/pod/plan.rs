@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::backoff::{Backoff, Verdict};
+use super::ephemeral::{as_container, ephemeral_containers};
 use super::observed::{ContainerRecord, Observed, Sandbox, Stage};
 use super::restart::{RestartPolicy, is_sidecar, must_start};
 use crate::probe::Results;
@@ -72,6 +73,7 @@ pub(crate) enum Role {
     Init,
     Sidecar,
     Main,
+    Ephemeral,
 }
 
 /// Start one container.
@@ -183,6 +185,7 @@ enum InitProgress {
 
 fn plan_containers(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox) -> Plan {
     let mut plan = Plan::default();
+    plan_ephemeral(input, spec, &mut plan);
     match plan_init(input, spec, sandbox, &mut plan) {
         InitProgress::Waiting => return plan,
         InitProgress::Failed => {
@@ -190,7 +193,7 @@ fn plan_containers(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox) -> P
         }
         InitProgress::Done => {}
     }
-    let mut kept = 0_usize;
+    let (mut kept, mut wanted) = (0_usize, 0_usize);
     for container in &spec.containers {
         let record = input.observed.latest(&container.name);
         match record.filter(|record| record.is_running()) {
@@ -199,15 +202,28 @@ fn plan_containers(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox) -> P
                 plan.kill.extend(unfit(input, container, running));
             }
             None if must_start(input.pod, container, record) => {
+                wanted += 1;
                 plan_start(input, container, Role::Main, record, &mut plan);
             }
             None => {}
         }
     }
-    if kept == 0 && plan.start.is_empty() && plan.delayed.is_empty() {
+    if kept + wanted == 0 {
         return Plan { kill: kill_everything(input.observed), is_over: true, ..Plan::default() };
     }
     plan
+}
+
+/// An ephemeral container starts once, whatever the others do.
+fn plan_ephemeral(input: PlanInput<'_>, spec: &PodSpec, plan: &mut Plan) {
+    if input.pod.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    for ephemeral in ephemeral_containers(spec) {
+        if input.observed.latest(&ephemeral.name).is_none() {
+            plan_start(input, &as_container(ephemeral), Role::Ephemeral, None, plan);
+        }
+    }
 }
 
 /// The stop of a running container that is not what the spec asks, or that its probes have given up.

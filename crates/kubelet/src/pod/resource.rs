@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
 use super::restart::is_sidecar;
 use crate::quantity::{self, Amounts};
@@ -62,7 +62,10 @@ fn positive<'a>(
 
 /// The amounts of one container; a limit without a request is also the request.
 pub(crate) fn amount_of(container: &Container) -> Amount {
-    let resources = container.resources.as_ref();
+    amount_in(container.resources.as_ref())
+}
+
+fn amount_in(resources: Option<&ResourceRequirements>) -> Amount {
     let requests = resources.and_then(|resources| resources.requests.as_ref());
     let limits = resources.and_then(|resources| resources.limits.as_ref());
     let cpu_limit = positive(limits, "cpu").map_or(0, quantity::milli);
@@ -76,14 +79,23 @@ pub(crate) fn amount_of(container: &Container) -> Amount {
     }
 }
 
+/// The Pod's own resources (KEP-2837), where the spec has some.
+fn own_amount(pod: &Pod) -> Option<Amount> {
+    let resources = pod.spec.as_ref()?.resources.as_ref()?;
+    let amount = amount_in(Some(resources));
+    Some(amount).filter(|amount| *amount != Amount::default())
+}
+
 fn all_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.iter();
     spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }
 
-/// The class: Guaranteed when every container limits both resources and requests just that.
+/// The class: Guaranteed when every container limits both resources and requests just that. The Pod's own resources
+/// decide alone where there are some.
 pub(crate) fn qos_class(pod: &Pod) -> QosClass {
-    let amounts: Vec<Amount> = all_containers(pod).map(amount_of).collect();
+    let amounts: Vec<Amount> =
+        own_amount(pod).map_or_else(|| all_containers(pod).map(amount_of).collect(), |own| vec![own]);
     if amounts.iter().all(|amount| *amount == Amount::default()) {
         return QosClass::BestEffort;
     }
@@ -94,27 +106,59 @@ pub(crate) fn qos_class(pod: &Pod) -> QosClass {
     if amounts.iter().all(is_guaranteed) { QosClass::Guaranteed } else { QosClass::Burstable }
 }
 
-/// The Pod's amounts: the sum of containers and sidecars, or the largest init container. A limit counts only when
+/// What all containers of a Pod need together, as one field of each says: those that run side by side, or the most
+/// that an init container needs beside the sidecars that started before it.
+pub(crate) fn total(spec: &PodSpec, of: impl Fn(&Container) -> i64) -> i64 {
+    let main: i64 = spec.containers.iter().map(&of).sum();
+    let (mut sidecars, mut highest) = (0_i64, 0_i64);
+    for init in spec.init_containers.iter().flatten() {
+        if is_sidecar(init) {
+            sidecars = sidecars.saturating_add(of(init));
+            highest = highest.max(sidecars);
+        } else {
+            highest = highest.max(sidecars.saturating_add(of(init)));
+        }
+    }
+    highest.max(main.saturating_add(sidecars))
+}
+
+/// The Pod's amounts without its overhead: its own, or those of its containers. A limit of theirs counts only when
 /// every container has one.
 pub(crate) fn pod_amount(pod: &Pod) -> Amount {
     let Some(spec) = &pod.spec else { return Amount::default() };
-    let inits = || spec.init_containers.iter().flatten();
-    let running: Vec<Amount> =
-        spec.containers.iter().chain(inits().filter(|init| is_sidecar(init))).map(amount_of).collect();
-    let once: Vec<Amount> = inits().filter(|init| !is_sidecar(init)).map(amount_of).collect();
-    let total = |field: fn(&Amount) -> i64| {
-        let sum: i64 = running.iter().map(field).sum();
-        sum.max(once.iter().map(field).max().unwrap_or(0))
+    let own = own_amount(pod).unwrap_or_default();
+    let sum = |own: i64, field: fn(&Amount) -> i64| {
+        if own > 0 { own } else { total(spec, |container| field(&amount_of(container))) }
     };
-    let limited = |field: fn(&Amount) -> i64| {
-        let all = running.iter().chain(&once).all(|amount| field(amount) > 0);
-        if all { total(field) } else { 0 }
+    let limited = |own: i64, field: fn(&Amount) -> i64| {
+        let all = all_containers(pod).all(|container| field(&amount_of(container)) > 0);
+        if own > 0 || all { sum(own, field) } else { 0 }
     };
     Amount {
-        cpu_request: total(|amount| amount.cpu_request),
-        cpu_limit: limited(|amount| amount.cpu_limit),
-        memory_request: total(|amount| amount.memory_request),
-        memory_limit: limited(|amount| amount.memory_limit),
+        cpu_request: sum(own.cpu_request, |amount| amount.cpu_request),
+        cpu_limit: limited(own.cpu_limit, |amount| amount.cpu_limit),
+        memory_request: sum(own.memory_request, |amount| amount.memory_request),
+        memory_limit: limited(own.memory_limit, |amount| amount.memory_limit),
+    }
+}
+
+/// What running the Pod costs beside its containers (`spec.overhead`, from its `RuntimeClass`).
+pub(crate) fn overhead(pod: &Pod) -> Amount {
+    let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let cpu = positive(overhead, "cpu").map_or(0, quantity::milli);
+    let memory = positive(overhead, "memory").map_or(0, quantity::value);
+    Amount { cpu_request: cpu, cpu_limit: cpu, memory_request: memory, memory_limit: memory }
+}
+
+/// The Pod's amounts with its overhead, as its cgroup has them. What is not limited stays so.
+pub(crate) fn group_amount(pod: &Pod) -> Amount {
+    let (amount, over) = (pod_amount(pod), overhead(pod));
+    let limit = |limit: i64, over: i64| if limit > 0 { limit.saturating_add(over) } else { 0 };
+    Amount {
+        cpu_request: amount.cpu_request.saturating_add(over.cpu_request),
+        cpu_limit: limit(amount.cpu_limit, over.cpu_limit),
+        memory_request: amount.memory_request.saturating_add(over.memory_request),
+        memory_limit: limit(amount.memory_limit, over.memory_limit),
     }
 }
 
@@ -140,11 +184,27 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
         QosClass::Guaranteed => -997,
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
-            let request = amount_of(container).memory_request;
-            let adjusted = 1000 - request.saturating_mul(1000) / node_memory.max(1);
+            let adjusted = 1000 - memory_share(pod, container).saturating_mul(1000) / node_memory.max(1);
             adjusted.clamp(3, 999)
         }
     }
+}
+
+/// The bytes that count for a container's OOM score: its request with its part of what the Pod requests beyond its
+/// containers. A sidecar counts at least as much as the least of the containers that it serves.
+fn memory_share(pod: &Pod, container: &Container) -> i64 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let request = |container: &Container| amount_of(container).memory_request;
+    let asked = total(spec, request);
+    let count = i64::try_from(all_containers(pod).count()).unwrap_or(i64::MAX).max(1);
+    let own = own_amount(pod).map_or(0, |own| own.memory_request);
+    let part = own.saturating_sub(asked).max(0) / count;
+    let share = request(container).saturating_add(part);
+    if is_sidecar(container) {
+        let least = spec.containers.iter().map(request).min().unwrap_or(0).saturating_add(part);
+        return share.max(least);
+    }
+    share
 }
 
 /// Cgroup v2's `unified` values that follow from a container's limits.
@@ -204,6 +264,41 @@ mod tests {
     fn a_pod_is_limited_only_when_each_container_is() {
         let one = pod_amount(&pod(&[("", "1", "", ""), ("100m", "", "", "1Gi")]));
         assert_eq!(one, Amount { cpu_request: 1100, cpu_limit: 0, memory_request: 1 << 30, memory_limit: 0 });
+    }
+
+    #[test]
+    fn an_init_container_counts_beside_the_sidecars_before_it() {
+        let container = |name: &str, cpu: &str, policy: Option<&str>| json!({"name": name, "restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "initContainers": [container("early", "3", None), container("side", "1", Some("Always")),
+                container("late", "3", None)],
+            "containers": [container("main", "2", None)]}}))
+        .unwrap();
+        assert_eq!(pod_amount(&pod).cpu_request, 4000, "late and side together need more than main and side");
+    }
+
+    #[test]
+    fn a_pods_own_resources_stand_for_its_containers_and_overhead_is_added() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+            "overhead": {"cpu": "100m", "memory": "64Mi"},
+            "containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"memory": "512Mi"}}}]}}))
+        .unwrap();
+        assert_eq!(qos_class(&pod), QosClass::Guaranteed);
+        assert_eq!(pod_amount(&pod).memory_limit, 1 << 30);
+        let group = group_amount(&pod);
+        assert_eq!((group.cpu_request, group.cpu_limit), (1100, 1100));
+        assert_eq!(group.memory_limit, (1 << 30) + (64 << 20));
+    }
+
+    #[test]
+    fn a_sidecar_dies_no_earlier_than_what_it_serves() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "initContainers": [{"name": "side", "restartPolicy": "Always"}],
+            "containers": [{"name": "main", "resources": {"requests": {"memory": "1Gi"}}}]}}))
+        .unwrap();
+        let side = &pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0];
+        assert_eq!(oom_score_adj(&pod, side, 4 << 30), 750);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::dns::Resolver;
 use super::hosts::HostName;
 use super::label;
-use super::resource::{CgroupValues, cgroup_values, pod_amount};
+use super::resource::{Amount, CgroupValues, cgroup_values, overhead, pod_amount};
 use super::restart::is_sidecar;
 use super::security::{NodeSecurity, plan_sandbox_security};
 use crate::cgroup::group_of;
@@ -51,7 +51,9 @@ pub(crate) fn plan_sandbox(input: SandboxInput<'_>) -> v1::PodSandboxConfig {
             cgroup_parent: group_of(input.cgroup_root, pod),
             security_context: Some(plan_sandbox_security(pod, input.userns, input.node)),
             sysctls: sysctls(pod),
-            overhead: None,
+            overhead: Some(overhead(pod))
+                .filter(|over| *over != Amount::default())
+                .map(|over| cri_resources(cgroup_values(over))),
             resources: Some(cri_resources(cgroup_values(pod_amount(pod)))),
         }),
         windows: None,

@@ -1,7 +1,7 @@
 //! The security context of a sandbox or container, as the runtime is told it, and the checks the node makes itself.
 
 use cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile};
 
 use crate::userns::PodUserns;
 
@@ -17,6 +17,8 @@ pub(crate) struct ImageUser {
 pub(crate) struct NodeSecurity {
     /// Use the runtime's profile where a container names none (`seccompDefault`).
     pub(crate) is_seccomp_default: bool,
+    /// Sysctls that Pods may set beside the safe ones (`allowedUnsafeSysctls`); a trailing `*` stands for any ending.
+    pub(crate) allowed_sysctls: Vec<String>,
     /// Existing paths of the kind `/sys/devices/system/cpu/cpu0/thermal_throttle`.
     pub(crate) thermal_paths: Vec<String>,
 }
@@ -102,14 +104,14 @@ pub(crate) fn check_non_root(
 }
 
 /// The name of a sysctl that the Pod may not set, with the reason.
-pub(crate) fn forbidden_sysctl(pod: &Pod) -> Option<String> {
+pub(crate) fn forbidden_sysctl(pod: &Pod, node: &NodeSecurity) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let host_network = spec.host_network == Some(true);
     let host_ipc = spec.host_ipc == Some(true);
     let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
     for sysctl in sysctls {
         let name = sysctl.name.replace('/', ".");
-        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !is_listed(&node.allowed_sysctls, &name) {
             return Some(format!("forbidden sysctl: {name:?} not allowlisted"));
         }
         if name.starts_with("net.") && host_network {
@@ -120,6 +122,14 @@ pub(crate) fn forbidden_sysctl(pod: &Pod) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a list of names and of beginnings with `*` has the name.
+fn is_listed(list: &[String], name: &str) -> bool {
+    list.iter().any(|allowed| {
+        let allowed = allowed.replace('/', ".");
+        allowed.strip_suffix('*').map_or(allowed == name, |beginning| name.starts_with(beginning))
+    })
 }
 
 /// The namespaces of the Pod's sandbox and containers.
@@ -157,6 +167,30 @@ fn seccomp(
         None if node.is_seccomp_default && !is_privileged => of(ProfileType::RuntimeDefault, String::new()),
         _ => of(ProfileType::Unconfined, String::new()),
     }
+}
+
+/// The AppArmor profile; without one the runtime's own choice.
+fn apparmor(profile: Option<&AppArmorProfile>) -> Option<v1::SecurityProfile> {
+    use v1::security_profile::ProfileType;
+    let profile = profile?;
+    let kind = match profile.type_.as_str() {
+        "RuntimeDefault" => ProfileType::RuntimeDefault,
+        "Localhost" => ProfileType::Localhost,
+        _ => ProfileType::Unconfined,
+    };
+    let localhost_ref = profile.localhost_profile.clone().unwrap_or_default();
+    Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref })
+}
+
+fn selinux(options: Option<&SELinuxOptions>) -> Option<v1::SeLinuxOption> {
+    let options = options?;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    Some(v1::SeLinuxOption {
+        user: part(&options.user),
+        role: part(&options.role),
+        r#type: part(&options.type_),
+        level: part(&options.level),
+    })
 }
 
 fn supplemental_groups(pod: &Pod) -> (Vec<i64>, v1::SupplementalGroupsPolicy) {
@@ -240,6 +274,14 @@ pub(crate) fn plan_container_security(
         masked_paths,
         readonly_paths,
         seccomp: Some(seccomp(profile, is_privileged(container), node)),
+        apparmor: apparmor(
+            own.and_then(|own| own.app_armor_profile.as_ref())
+                .or_else(|| of_pod.and_then(|pod| pod.app_armor_profile.as_ref())),
+        ),
+        selinux_options: selinux(
+            own.and_then(|own| own.se_linux_options.as_ref())
+                .or_else(|| of_pod.and_then(|pod| pod.se_linux_options.as_ref())),
+        ),
         ..Default::default()
     }
 }
@@ -331,15 +373,39 @@ mod tests {
     }
 
     #[test]
+    fn profiles_and_labels_reach_the_runtime() {
+        let of_pod =
+            json!({"appArmorProfile": {"type": "RuntimeDefault"}, "seLinuxOptions": {"level": "s0:c1"}});
+        let plan = |own: serde_json::Value| {
+            let pod = pod(of_pod.clone(), own);
+            let container = pod.spec.as_ref().unwrap().containers[0].clone();
+            let (user, node) = (ImageUser::default(), NodeSecurity::default());
+            plan_container_security(&pod, &container, &PodUserns::Unspoken, &user, &node)
+        };
+        let inherited = plan(json!({}));
+        let runtime_default = v1::security_profile::ProfileType::RuntimeDefault;
+        assert_eq!(inherited.apparmor.unwrap().profile_type(), runtime_default);
+        assert_eq!(inherited.selinux_options.unwrap().level, "s0:c1");
+        let own = plan(json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}));
+        assert_eq!(own.apparmor.unwrap().localhost_ref, "mine");
+    }
+
+    #[test]
     fn an_unsafe_sysctl_is_refused_by_name() {
         let with = |name: &str| pod(json!({"sysctls": [{"name": name, "value": "1"}]}), json!({}));
-        assert_eq!(forbidden_sysctl(&with("net.ipv4.ip_unprivileged_port_start")), None);
         assert_eq!(
-            forbidden_sysctl(&with("kernel.core_pattern")).unwrap(),
+            forbidden_sysctl(&with("net.ipv4.ip_unprivileged_port_start"), &NodeSecurity::default()),
+            None
+        );
+        assert_eq!(
+            forbidden_sysctl(&with("kernel.core_pattern"), &NodeSecurity::default()).unwrap(),
             "forbidden sysctl: \"kernel.core_pattern\" not allowlisted"
         );
         let mut host = with("net.ipv4.tcp_syncookies");
         host.spec.as_mut().unwrap().host_network = Some(true);
-        assert!(forbidden_sysctl(&host).unwrap().ends_with("not allowed with host net enabled"));
+        let listed = NodeSecurity { allowed_sysctls: vec!["net.core.*".into()], ..NodeSecurity::default() };
+        assert_eq!(forbidden_sysctl(&with("net/core/somaxconn"), &listed), None);
+        assert!(forbidden_sysctl(&with("net.cor"), &listed).is_some());
+        assert!(forbidden_sysctl(&host, &listed).unwrap().ends_with("not allowed with host net enabled"));
     }
 }

@@ -52,8 +52,9 @@ impl Attempt<'_> {
                 self.http(get).await
             } else if let Some(tcp) = &probe.tcp_socket {
                 self.tcp(tcp.host.as_deref(), &tcp.port).await
-            } else if probe.grpc.is_some() {
-                Err("gRPC probes are not supported by this node; use exec, httpGet or tcpSocket".to_owned())
+            } else if let Some(grpc) = &probe.grpc {
+                let address = shown_address(self.pod_ip, grpc.port);
+                super::grpc::check(&address, grpc.service.as_deref().unwrap_or_default()).await
             } else {
                 Err("the probe has no handler".to_owned())
             }
@@ -87,7 +88,7 @@ impl Attempt<'_> {
     async fn connect(self, host: Option<&str>, port: &IntOrString) -> Result<TcpStream, String> {
         let host = host.filter(|host| !host.is_empty()).unwrap_or(self.pod_ip);
         let port = port_number(self.container, port)?;
-        let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let shown = shown_address(host, port);
         TcpStream::connect((host, port)).await.map_err(|error| format!("dial tcp {shown}: connect: {error}"))
     }
 
@@ -132,6 +133,11 @@ impl Attempt<'_> {
             _ = &mut driver => exchange.await,
         }
     }
+}
+
+/// `host:port`, with an IPv6 address in brackets.
+fn shown_address(host: &str, port: impl std::fmt::Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn request(container: &Container, get: &HTTPGetAction, host: &str) -> Result<Request<Empty<Bytes>>, String> {
@@ -248,7 +254,5 @@ mod tests {
         assert!(text.starts_with(&format!("dial tcp 127.0.0.1:{port}: connect: ")), "{text}");
         let Outcome::Failure(text) = outcome(json!({"tcpSocket": {"port": "none"}})).await else { panic!() };
         assert!(text.contains("none of the container's"), "{text}");
-        let Outcome::Failure(text) = outcome(json!({"grpc": {"port": 1}})).await else { panic!() };
-        assert!(text.contains("not supported"), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 //! Source: "Liveness, Readiness, and Startup Probes"; thresholds and messages as upstream's prober.
 
 mod attempt;
+mod grpc;
 pub(crate) mod threshold;
 mod tls;
 

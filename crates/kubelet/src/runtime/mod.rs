@@ -92,11 +92,15 @@ impl Cri {
         runtime.create_container(v1::CreateContainerRequest) -> v1::CreateContainerResponse;
         runtime.start_container(v1::StartContainerRequest) -> v1::StartContainerResponse;
         runtime.reopen_container_log(v1::ReopenContainerLogRequest) -> v1::ReopenContainerLogResponse;
+        runtime.container_stats(v1::ContainerStatsRequest) -> v1::ContainerStatsResponse;
+        runtime.update_container_resources(v1::UpdateContainerResourcesRequest) -> v1::UpdateContainerResourcesResponse;
         runtime.exec_sync(v1::ExecSyncRequest) -> v1::ExecSyncResponse;
         runtime.exec(v1::ExecRequest) -> v1::ExecResponse;
         runtime.attach(v1::AttachRequest) -> v1::AttachResponse;
         runtime.port_forward(v1::PortForwardRequest) -> v1::PortForwardResponse;
         images.list_images(v1::ListImagesRequest) -> v1::ListImagesResponse;
+        runtime.list_container_stats(v1::ListContainerStatsRequest) -> v1::ListContainerStatsResponse;
+        images.remove_image(v1::RemoveImageRequest) -> v1::RemoveImageResponse;
         images.image_status(v1::ImageStatusRequest) -> v1::ImageStatusResponse;
     }
 

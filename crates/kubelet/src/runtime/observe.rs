@@ -7,6 +7,7 @@ use cri::v1;
 
 use super::{Cri, CriError};
 use crate::clock::from_nanoseconds;
+use crate::pod::container::signal_name;
 use crate::pod::credential::shown_name;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, LinuxUser, Observed, Sandbox, Stage};
@@ -130,7 +131,7 @@ pub(crate) fn record_of(sandbox_id: &str, status: &v1::ContainerStatus) -> Conta
         spec_hash: status.annotations.get(label::CONTAINER_HASH).cloned(),
         log_path: status.log_path.clone(),
         user,
-        stop_signal: (signal != v1::Signal::RuntimeDefault).then(|| signal.as_str_name().to_owned()),
+        stop_signal: (signal != v1::Signal::RuntimeDefault).then(|| signal_name(signal)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Who may ask the node agent: holders of a certificate of the client CA in the group `system:masters`, and for
-//! health checks anybody.
+//! Who asks the node agent: holders of a certificate of the client CA. Bearer tokens, and who may do what, are the API
+//! server's to say ([`super::review`]).
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct ServerTls {
     pub certificate: Vec<u8>,
     /// Its private key.
     pub key: Vec<u8>,
-    /// The CA that signs clients' certificates.
+    /// The CA that signs clients' certificates; empty for none, so that clients need a token.
     pub client_ca: Vec<u8>,
 }
 
@@ -54,29 +54,39 @@ fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'st
     read.map_err(|source| TlsError::Pem { what, source })
 }
 
-/// The TLS configuration: clients may show a certificate of the CA.
-pub(crate) fn server_config(tls: &ServerTls) -> Result<rustls::ServerConfig, TlsError> {
-    let provider = Arc::new(default_provider());
+/// Checks the certificates of clients that show one.
+fn verifier(
+    client_ca: &[u8],
+    provider: Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.client_ca, "client CA")? {
+    for certificate in certificates(client_ca, "client CA")? {
         roots.add(certificate)?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()?;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    Ok(builder.allow_unauthenticated().build()?)
+}
+
+/// The TLS configuration: clients may show a certificate of the CA, where there is one.
+pub(crate) fn server_config(tls: &ServerTls) -> Result<rustls::ServerConfig, TlsError> {
+    let provider = Arc::new(default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = if tls.client_ca.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        builder.with_client_cert_verifier(verifier(&tls.client_ca, provider)?)
+    };
     let key = PrivateKeyDer::from_pem_slice(&tls.key)
         .map_err(|source| TlsError::Pem { what: "private key", source })?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&tls.certificate, "certificate")?, key)?;
+    let mut config = builder.with_single_cert(certificates(&tls.certificate, "certificate")?, key)?;
     // Upgrades need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
 /// A client, as its certificate names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) groups: Vec<String>,

@@ -19,6 +19,7 @@ use super::stream::by_uid;
 use super::{Answer, Failure, Server};
 use crate::logs::line::Stream;
 use crate::logs::read::{LogOptions, log_file, send_log};
+use crate::pod::ephemeral::find;
 use crate::pod::label;
 use crate::runtime::Cri;
 use crate::uid::PodUid;
@@ -103,7 +104,13 @@ impl Server {
             return Failure::bad(text);
         }
         let status = pod.status.as_ref();
-        let lists = status.map(|status| [&status.container_statuses, &status.init_container_statuses]);
+        let lists = status.map(|status| {
+            [
+                &status.container_statuses,
+                &status.init_container_statuses,
+                &status.ephemeral_container_statuses,
+            ]
+        });
         let statuses = lists.into_iter().flatten().flatten().flatten();
         let mut waiting = statuses
             .filter(|status| status.name == container)
@@ -150,9 +157,7 @@ async fn wait_for_end(cri: &Cri, id: &str, notify: &Arc<Notify>) {
 }
 
 fn has_container(pod: &Pod, name: &str) -> bool {
-    let spec = pod.spec.iter();
-    spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
-        .any(|container| container.name == name)
+    find(pod, name).is_some()
 }
 
 /// Restart counts of the logs that are still there.

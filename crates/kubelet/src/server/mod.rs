@@ -3,7 +3,9 @@
 pub(crate) mod auth;
 mod log;
 mod query;
+mod review;
 mod stream;
+mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +26,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::shared::Shared;
 use auth::Client;
+use review::{Reviewer, plan_wish};
 
+/// Prometheus' text form.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -64,6 +69,7 @@ pub(crate) struct Server {
     shared: Arc<Shared>,
     gauges: Box<dyn Fn() -> Option<crate::idspace::Gauges> + Send + Sync>,
     sessions: Sessions,
+    reviewer: Reviewer,
 }
 
 impl Server {
@@ -72,7 +78,7 @@ impl Server {
         gauges: impl Fn() -> Option<crate::idspace::Gauges> + Send + Sync + 'static,
     ) -> Self {
         let sessions = Sessions::new(shared.shutdown.child_token());
-        Self { shared, gauges: Box::new(gauges), sessions }
+        Self { shared, gauges: Box::new(gauges), sessions, reviewer: Reviewer::new() }
     }
 
     /// Serves connections of `listener` until `shutdown`, then waits for those that are open.
@@ -126,7 +132,8 @@ impl Server {
 
     async fn answer(&self, request: Request<Incoming>, client: Option<Client>) -> Response<Body> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let answer = match check_access(&path, client.as_ref()) {
+        let token = bearer(&request);
+        let answer = match self.check_access(&method, &path, client, token).await {
             Ok(()) => self.route(request).await,
             Err(failure) => Err(failure),
         };
@@ -134,6 +141,37 @@ impl Server {
             tracing::debug!(%method, path, status = %failure.status, message = failure.message, "refused");
             text(failure.status, failure.message)
         })
+    }
+
+    /// Health is everybody's. Otherwise the client must be known, by certificate or token, and the API server must allow
+    /// what it wishes. `system:masters` may do everything, also while the API server is away.
+    async fn check_access(
+        &self,
+        method: &Method,
+        path: &str,
+        client: Option<Client>,
+        token: Option<String>,
+    ) -> Result<(), Failure> {
+        if path == "/healthz" {
+            return Ok(());
+        }
+        let api = &self.shared.client;
+        let failed = |error: kube::Error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        let client = match (client, token) {
+            (Some(client), _) => Some(client),
+            (None, Some(token)) => self.reviewer.client_of(api, &token).await.map_err(failed)?,
+            (None, None) => None,
+        };
+        let client = client.ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
+        if client.is_master() {
+            return Ok(());
+        }
+        let wish = plan_wish(method, path);
+        let answer = self.reviewer.allows(api, &self.shared.node_name, &client, &wish).await;
+        if answer.map_err(failed)? {
+            return Ok(());
+        }
+        Err(Failure::new(StatusCode::FORBIDDEN, wish.refusal(&client.name)))
     }
 
     async fn route(&self, request: Request<Incoming>) -> Answer {
@@ -149,6 +187,19 @@ impl Server {
                     "application/openmetrics-text; version=1.0.0; charset=utf-8",
                     metrics,
                 ))
+            }
+            ["metrics", "resource"] if is_get => {
+                Ok(with_type(StatusCode::OK, PROMETHEUS, self.usage().await?.resource_metrics()))
+            }
+            ["metrics", "cadvisor"] if is_get => {
+                Ok(with_type(StatusCode::OK, PROMETHEUS, self.usage().await?.cadvisor_metrics()))
+            }
+            ["stats", "summary"] if is_get => {
+                Ok(with_type(StatusCode::OK, "application/json", self.usage().await?.summary().to_string()))
+            }
+            ["configz"] if is_get => {
+                let config = serde_json::json!({"kubeletconfig": self.shared.configz});
+                Ok(with_type(StatusCode::OK, "application/json", config.to_string()))
             }
             ["pods"] if is_get => Ok(self.pods()),
             ["containerLogs", namespace, pod, container] if is_get => {
@@ -167,6 +218,10 @@ impl Server {
         }
     }
 
+    async fn usage(&self) -> Result<usage::Usage, Failure> {
+        Ok(usage::gather(&self.shared).await?)
+    }
+
     /// All Pods of the node as a list.
     fn pods(&self) -> Response<Body> {
         let items = self.shared.registry.pods();
@@ -176,19 +231,11 @@ impl Server {
     }
 }
 
-fn check_access(path: &str, client: Option<&Client>) -> Result<(), Failure> {
-    if path == "/healthz" {
-        return Ok(());
-    }
-    match client {
-        None => Err(Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized")),
-        Some(client) if client.is_master() => Ok(()),
-        Some(client) => {
-            let text =
-                format!("Forbidden (user={}, path={path}): only the group system:masters may", client.name);
-            Err(Failure::new(StatusCode::FORBIDDEN, text))
-        }
-    }
+/// The token of a request.
+fn bearer(request: &Request<Incoming>) -> Option<String> {
+    let header = request.headers().get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    Some(token.trim().to_owned()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
@@ -204,23 +251,4 @@ fn with_type(status: StatusCode, kind: &'static str, content: impl Into<Bytes>) 
 
 fn text(status: StatusCode, content: impl Into<String>) -> Response<Body> {
     with_type(status, "text/plain; charset=utf-8", content.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_masters_get_past_the_health_check() {
-        let client = |groups: &[&str]| Client {
-            name: "c".into(),
-            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
-        };
-        let status =
-            |path, client: Option<&Client>| check_access(path, client).err().map(|failure| failure.status);
-        assert_eq!(status("/healthz", None), None);
-        assert_eq!(status("/pods", None), Some(StatusCode::UNAUTHORIZED));
-        assert_eq!(status("/exec/a/b/c", Some(&client(&["system:nodes"]))), Some(StatusCode::FORBIDDEN));
-        assert_eq!(status("/exec/a/b/c", Some(&client(&["system:masters"]))), None);
-    }
 }

@@ -1,6 +1,8 @@
 //! Volumes: what each must hold (planned), and putting it there (applied, repeatable, undone at the Pod's end).
 
 pub(crate) mod atomic;
+pub(crate) mod claim;
+pub(crate) mod fs_group;
 pub(crate) mod host_path;
 pub(crate) mod mount;
 pub(crate) mod payload;

@@ -50,6 +50,22 @@ pub(crate) fn filesystem_name(path: &Path) -> String {
     name.to_owned()
 }
 
+/// What the filesystem of `path` was mounted from, e.g. `/dev/sda1` or `server:/export`.
+pub(crate) fn mount_source(path: &Path) -> String {
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let lines = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let point = unescape(fields.get(4)?);
+        let separator = fields.iter().position(|field| *field == b"-")?;
+        Some((point, unescape(fields.get(separator + 2)?)))
+    });
+    let holding = lines.filter(|(point, _)| path.starts_with(point));
+    // Of several at one place the last one covers the others.
+    let found = holding.max_by_key(|(point, _)| point.components().count());
+    found.map_or_else(|| "an unknown source".to_owned(), |(_, source)| source.display().to_string())
+}
+
 /// Mount points at or below `root`, deepest first, as the kernel lists them.
 pub(crate) fn mounts_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo")?;
@@ -129,7 +145,7 @@ mod tests {
             std::slice::from_ref(&volume),
             "the second mount does nothing"
         );
-        assert_eq!(filesystem_name(&volume), "tmpfs");
+        assert_eq!((filesystem_name(&volume), mount_source(&volume)), ("tmpfs".into(), "tmpfs".into()));
         remove_tree(&root).unwrap();
         assert!(!root.exists());
         remove_tree(&root).unwrap();

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 
+use super::claim::plan_claimed;
+use super::fs_group::ChangePolicy;
 use super::payload::{self, Payload, PayloadError, PayloadInput};
 use crate::quantity;
 
@@ -15,6 +17,8 @@ pub(crate) const MAPPING_ANNOTATION: &str = "kakoi.dev/volume-mapping.";
 pub(crate) struct VolumePlan {
     pub(crate) name: String,
     pub(crate) content: Content,
+    /// Containers only read it.
+    pub(crate) is_read_only: bool,
 }
 
 /// What a volume holds.
@@ -28,6 +32,10 @@ pub(crate) enum Content {
     EmptyMemory { size: Option<i64> },
     /// A path of the node.
     HostPath { path: PathBuf, kind: String, is_mapped: bool },
+    /// A directory of the node that outlives the Pod.
+    Local { path: PathBuf, policy: ChangePolicy },
+    /// An image's files; the runtime mounts them.
+    Image { reference: String, policy: Option<String> },
 }
 
 /// Why a volume cannot be set up; becomes the event `FailedMount`.
@@ -47,12 +55,20 @@ pub(crate) enum VolumeCause {
     Write(#[from] super::atomic::WriteError),
     #[error(transparent)]
     HostPath(#[from] super::host_path::HostPathError),
-    #[error("volumes of type {0} are not supported by this node")]
+    #[error(transparent)]
+    Claim(#[from] super::claim::ClaimError),
+    #[error("{directory} is not a directory; make it on the node, or correct the PersistentVolume", directory = .0.display())]
+    NoDirectory(PathBuf),
+    #[error(
+        "NFS cannot be ID-mapped by any kernel, so the Pod's user namespace cannot use it; set `hostUsers: true`, or copy the data to a local volume"
+    )]
+    Nfs,
+    #[error("volumes of type {0} are not supported by this node; use hostPath or a local PersistentVolume")]
     Unsupported(&'static str),
     #[error(
-        "the filesystem of {path} ({filesystem}) cannot be ID-mapped by this kernel, so the Pod's user namespace cannot use it; move the data to ext4, xfs, btrfs or tmpfs, set `hostUsers: true`, or bind it without a mapping through the annotation `{MAPPING_ANNOTATION}{volume}: none`"
+        "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use it; move the data to ext4, xfs, btrfs or tmpfs, set `hostUsers: true`, or bind it without a mapping through the annotation `{MAPPING_ANNOTATION}{volume}: none`"
     )]
-    NotMappable { volume: String, path: PathBuf, filesystem: String },
+    NotMappable { volume: String, path: PathBuf, filesystem: String, mounted: String, kernel: String },
     #[error("{action} {path}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -61,11 +77,22 @@ pub(crate) enum VolumeCause {
 pub(crate) fn plan_volumes(input: PayloadInput<'_>) -> Result<Vec<VolumePlan>, VolumeError> {
     let volumes = input.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes
-        .map(|volume| match plan_content(input, volume) {
-            Ok(content) => Ok(VolumePlan { name: volume.name.clone(), content }),
+        .map(|volume| match plan_volume(input, volume) {
+            Ok((content, is_read_only)) => {
+                Ok(VolumePlan { name: volume.name.clone(), content, is_read_only })
+            }
             Err(cause) => Err(VolumeError { volume: volume.name.clone(), cause }),
         })
         .collect()
+}
+
+fn plan_volume(input: PayloadInput<'_>, volume: &Volume) -> Result<(Content, bool), VolumeCause> {
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return Ok(plan_claimed(input.pod, volume, input.objects)?);
+    }
+    let content = plan_content(input, volume)?;
+    let is_read_only = matches!(content, Content::Files { .. } | Content::Image { .. });
+    Ok((content, is_read_only))
 }
 
 fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, VolumeCause> {
@@ -97,6 +124,14 @@ fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, Vol
             is_mapped: is_mapped(input.pod, &volume.name),
         });
     }
+    if let Some(source) = &volume.image {
+        let reference = source.reference.clone().unwrap_or_default();
+        return Ok(Content::Image { reference, policy: source.pull_policy.clone() });
+    }
+    let is_fenced = input.pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false));
+    if volume.nfs.is_some() && is_fenced {
+        return Err(VolumeCause::Nfs);
+    }
     Err(VolumeCause::Unsupported(unsupported_type(volume)))
 }
 
@@ -116,12 +151,9 @@ fn is_mapped(pod: &Pod, volume: &str) -> bool {
 }
 
 fn unsupported_type(volume: &Volume) -> &'static str {
-    let types: [(bool, &'static str); 7] = [
-        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
-        (volume.ephemeral.is_some(), "ephemeral"),
+    let types: [(bool, &'static str); 4] = [
         (volume.csi.is_some(), "csi"),
         (volume.nfs.is_some(), "nfs"),
-        (volume.image.is_some(), "image"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.git_repo.is_some(), "gitRepo"),
     ];
@@ -162,7 +194,29 @@ mod tests {
         );
         assert_eq!(
             plan(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})),
-            Err("MountVolume.SetUp failed for volume \"v\" : volumes of type persistentVolumeClaim are not supported by this node".into())
+            Err("MountVolume.SetUp failed for volume \"v\" : persistentvolumeclaim \"c\" not found".into())
+        );
+        assert_eq!(
+            plan(json!({"name": "v", "iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0}})),
+            Err("MountVolume.SetUp failed for volume \"v\" : volumes of type iscsi are not supported by this node; use hostPath or a local PersistentVolume".into())
+        );
+        assert_eq!(
+            plan(json!({"name": "v", "image": {"reference": "busybox", "pullPolicy": "Never"}})),
+            Ok(Content::Image { reference: "busybox".into(), policy: Some("Never".into()) })
+        );
+    }
+
+    #[test]
+    fn h07_nfs_is_refused_early_in_a_user_namespace() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"hostUsers": false, "containers": [],
+            "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}}))
+        .unwrap();
+        let (objects, tokens, allocatable) = (Snapshot::default(), BTreeMap::default(), Amounts::new());
+        let input = PayloadInput { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
+        let text = plan_volumes(input).unwrap_err().to_string();
+        assert!(
+            text.contains("volume \"v\" : NFS cannot be ID-mapped") && text.contains("hostUsers: true"),
+            "{text}"
         );
     }
 

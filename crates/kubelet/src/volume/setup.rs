@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use userns::IdMappings;
 
 use super::atomic::{self, Ownership, Written};
+use super::fs_group::apply_fs_group;
 use super::host_path::check_host_path;
 use super::mount;
 use super::plan::{Content, VolumeCause, VolumeError, VolumePlan};
@@ -48,6 +49,8 @@ pub(crate) struct ReadyVolume {
     pub(crate) is_read_only: bool,
     /// The host ID of new directories that the node agent makes in it.
     pub(crate) base: u32,
+    /// An image that the runtime mounts, and when it is pulled; there is no path then.
+    pub(crate) image: Option<(String, Option<String>)>,
 }
 
 /// Sets up every volume; stops at the first that fails.
@@ -77,7 +80,7 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
             if written == Written::Replaced {
                 tracing::debug!(volume = plan.name, "volume content written");
             }
-            Ok(ready(plan, directory, is_mapped, true, owner))
+            Ok(ready(plan, directory, is_mapped, owner))
         }
         Content::EmptyDisk => {
             let directory = input.places.volume("empty-dir", &plan.name);
@@ -95,20 +98,35 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
             if input.mappings.is_some() && *is_mapped && path.exists() {
                 require_mappable(input, plan, path)?;
             }
-            let owner = Ownership::default();
-            Ok(ready(plan, path.clone(), *is_mapped, false, owner))
+            Ok(ready(plan, path.clone(), *is_mapped, Ownership::default()))
         }
+        Content::Local { path, policy } => {
+            if !path.is_dir() {
+                return Err(VolumeCause::NoDirectory(path.clone()));
+            }
+            if input.mappings.is_some() {
+                require_mappable(input, plan, path)?;
+            }
+            if let Some(group) = input.fs_group {
+                apply_fs_group(path, group, *policy).map_err(|(path, source)| VolumeCause::Io {
+                    action: "give to the fsGroup",
+                    path,
+                    source,
+                })?;
+            }
+            Ok(ready(plan, path.clone(), true, Ownership::default()))
+        }
+        Content::Image { reference, policy } => Ok(ReadyVolume {
+            image: Some((reference.clone(), policy.clone())),
+            ..ready(plan, PathBuf::new(), false, Ownership::default())
+        }),
     }
 }
 
-fn ready(
-    plan: &VolumePlan,
-    host_path: PathBuf,
-    is_mapped: bool,
-    is_read_only: bool,
-    owner: Ownership,
-) -> ReadyVolume {
-    ReadyVolume { name: plan.name.clone(), host_path, is_mapped, is_read_only, base: owner.base }
+fn ready(plan: &VolumePlan, host_path: PathBuf, is_mapped: bool, owner: Ownership) -> ReadyVolume {
+    let is_read_only = plan.is_read_only;
+    let name = plan.name.clone();
+    ReadyVolume { name, host_path, is_mapped, is_read_only, base: owner.base, image: None }
 }
 
 fn finish_empty(
@@ -118,7 +136,7 @@ fn finish_empty(
 ) -> Result<ReadyVolume, VolumeCause> {
     let (is_mapped, owner) = ownership(input, &directory)?;
     own_directory(&directory, owner, 0o777)?;
-    Ok(ready(plan, directory, is_mapped, false, owner))
+    Ok(ready(plan, directory, is_mapped, owner))
 }
 
 /// Container IDs where the mount can be mapped or needs no mapping, the Pod's host IDs where it cannot.
@@ -138,6 +156,8 @@ fn require_mappable(input: SetupInput<'_>, plan: &VolumePlan, path: &Path) -> Re
         volume: plan.name.clone(),
         path: path.to_owned(),
         filesystem: mount::filesystem_name(path),
+        mounted: mount::mount_source(path),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
     })
 }
 
@@ -202,7 +222,8 @@ mod tests {
                 probe: &Answer(mappable),
                 now: Timestamp::UNIX_EPOCH,
             };
-            let plan = VolumePlan { name: "v".into(), content };
+            let is_read_only = matches!(content, Content::Files { .. });
+            let plan = VolumePlan { name: "v".into(), content, is_read_only };
             apply_volumes(input, &[plan]).map(|mut ready| ready.remove(0)).map_err(|error| error.to_string())
         }
     }
@@ -252,12 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_path_that_cannot_be_mapped_is_refused_unless_it_is_bound_plainly() {
+    fn h07_a_host_path_that_cannot_be_mapped_is_refused_unless_it_is_bound_plainly() {
         let fixture = Fixture::new();
         let host =
             |is_mapped| Content::HostPath { path: "/proc".into(), kind: "Directory".into(), is_mapped };
         let error = fixture.apply(host(true), true, false).unwrap_err();
-        assert!(error.contains("/proc (proc) cannot be ID-mapped"), "{error}");
+        assert!(error.contains("volume \"v\" : the filesystem of /proc (proc, mounted from "), "{error}");
+        assert!(error.contains("cannot be ID-mapped by this kernel (Linux "), "{error}");
         assert!(error.contains("kakoi.dev/volume-mapping.v: none"), "{error}");
         assert!(!fixture.apply(host(false), true, false).unwrap().is_mapped);
         assert!(

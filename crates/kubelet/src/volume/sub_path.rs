@@ -124,8 +124,14 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let host_path = root.path().join("volume");
             fs::create_dir(&host_path).unwrap();
-            let volume =
-                ReadyVolume { name: "v".into(), host_path, is_mapped: false, is_read_only: false, base: 0 };
+            let volume = ReadyVolume {
+                name: "v".into(),
+                host_path,
+                is_mapped: false,
+                is_read_only: false,
+                base: 0,
+                image: None,
+            };
             (Self(root), volume)
         }
 

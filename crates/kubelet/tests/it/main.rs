@@ -8,9 +8,11 @@
     reason = "a test ends at its first surprise, and JSON literals read best as arguments"
 )]
 
+mod changes;
 mod faults;
 mod fence;
 mod lifecycle;
+mod manifests;
 mod node;
 mod probes;
 mod restart;

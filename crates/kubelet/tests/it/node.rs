@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, NodeAddress, Pod, PodStatus};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
-use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, VolumeProbe};
+use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, Thresholds, VolumeProbe};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,17 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) async fn start() -> Self {
         Self::start_with(Script::new(), true).await
+    }
+
+    /// A node whose node agent is not started yet.
+    pub(crate) async fn prepare(script: Script) -> Self {
+        Self::without_kubelet(script, true).await
+    }
+
+    /// The node with its node agent.
+    pub(crate) async fn started(mut self) -> Self {
+        self.start_kubelet().await;
+        self
     }
 
     pub(crate) async fn start_with(script: Script, is_userns_on: bool) -> Self {
@@ -123,6 +134,7 @@ impl Node {
             max_pods: 110,
             kubelet_version: "v1.36.0".into(),
             kubelet_dir: self.kubelet_dir(),
+            static_pod_path: Some(self.directory.path().join("manifests")),
             pod_logs_dir: self.directory.path().join("logs"),
             cgroup_root: self.cgroup.clone(),
             listener,
@@ -137,8 +149,11 @@ impl Node {
             is_userns_on: self.is_userns_on,
             userns_policy: self.policy,
             is_seccomp_default: true,
+            allowed_sysctls: vec!["net.core.*".into()],
             ids: self.ids(),
             probe: Arc::new(Mappable),
+            configz: json!({"maxPods": 110}),
+            eviction: Thresholds::default(),
             log_limits: LogLimits { max_size: 1000, max_files: 3 },
             clock: Clock::system(),
         }

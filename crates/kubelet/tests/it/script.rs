@@ -50,6 +50,8 @@ pub(crate) struct Books {
     pub(crate) calls: Vec<String>,
     /// Commands that fail in containers.
     pub(crate) failing: BTreeSet<String>,
+    /// What resizes asked for.
+    pub(crate) updates: Vec<v1::LinuxContainerResources>,
     faults: HashMap<&'static str, VecDeque<Status>>,
     next: u32,
 }
@@ -444,6 +446,15 @@ impl RuntimeService for Script {
         let fails = books.failing.contains(&request.cmd.join(" "));
         let stderr = if fails { b"no".to_vec() } else { Vec::new() };
         Ok(Response::new(v1::ExecSyncResponse { exit_code: i32::from(fails), stderr, ..Default::default() }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        let mut books = self.note("update_container_resources")?;
+        books.updates.extend(request.into_inner().linux);
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(

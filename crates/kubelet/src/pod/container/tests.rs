@@ -12,6 +12,7 @@ fn volume(name: &str, is_mapped: bool, is_read_only: bool) -> ReadyVolume {
         is_mapped,
         is_read_only,
         base: 0,
+        image: None,
     }
 }
 
@@ -48,6 +49,7 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
     let config = plan_container(ContainerInput {
         pod: &pod,
         container: &container,
+        target_id: None,
         restart_count: 3,
         image: &v1::ImageSpec::default(),
         image_user: &ImageUser::default(),

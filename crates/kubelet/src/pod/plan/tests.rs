@@ -229,3 +229,27 @@ fn the_next_init_container_waits_until_a_sidecar_has_started() {
     probes.set("side-0", crate::probe::Kind::Startup, true);
     assert_eq!(starts(&plan(&probes)), [("a", 0)]);
 }
+
+#[test]
+fn an_ephemeral_container_starts_once_whatever_the_others_do() {
+    let mut debugged = pod("Always", &["i"], &["a"]);
+    let ephemeral = json!([{"name": "e", "image": "busybox"}]);
+    debugged.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(ephemeral).unwrap();
+    let waiting = plan(&debugged, vec![sandbox(0, true)], vec![container("i", 0, Stage::Running, 0)]);
+    assert_eq!(starts(&waiting), [("e", 0)]);
+    assert_eq!(waiting.start[0].role, Role::Ephemeral);
+    let ended = vec![container("e", 0, Stage::Exited, 1), container("i", 0, Stage::Running, 0)];
+    assert_eq!(plan(&debugged, vec![sandbox(0, true)], ended), Plan::default());
+    let never = pod("Never", &[], &["a"]);
+    let only_it = vec![container("e", 0, Stage::Running, 0), container("a", 0, Stage::Exited, 0)];
+    assert!(plan(&never, vec![sandbox(0, true)], only_it).is_over, "it keeps no Pod alive");
+}
+
+#[test]
+fn a_sidecar_that_is_down_keeps_no_pod_alive() {
+    let mut with_sidecar = pod("Never", &["side"], &["a"]);
+    with_sidecar.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0].restart_policy =
+        Some("Always".into());
+    let records = vec![container("side", 0, Stage::Exited, 1), container("a", 0, Stage::Exited, 0)];
+    assert!(plan(&with_sidecar, vec![sandbox(0, true)], records).is_over);
+}

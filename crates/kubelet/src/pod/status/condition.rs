@@ -13,6 +13,26 @@ const INITIALIZED: &str = "Initialized";
 const READY: &str = "Ready";
 const CONTAINERS_READY: &str = "ContainersReady";
 const SCHEDULED: &str = "PodScheduled";
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// The node ends the Pod.
+const DISRUPTION: &str = "DisruptionTarget";
+
+/// The reason of a disruption that is the node agent's own doing.
+const BY_KUBELET: &str = "TerminationByKubelet";
+
+/// How the types begin that are this project's own.
+const OURS: &str = "kakoi.dev/";
+
+/// Whether the node agent writes this condition; others' are only kept.
+pub(crate) fn is_own(condition: &PodCondition) -> bool {
+    const OWN: [&str; 7] =
+        [READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED, RESIZE_PENDING, RESIZE_IN_PROGRESS];
+    let type_ = condition.type_.as_str();
+    OWN.contains(&type_)
+        || type_.starts_with(OURS)
+        || (type_ == DISRUPTION && condition.reason.as_deref() == Some(BY_KUBELET))
+}
 
 /// A condition before times are added.
 struct Claim<'a> {
@@ -47,15 +67,15 @@ pub(crate) fn plan_conditions(
         Claim::holds(SCHEDULED),
     ];
     claims.extend(input.fence.map(user_namespace));
-    let is_own = |type_: &str| claims.iter().any(|claim| claim.type_ == type_);
-    let foreign: Vec<PodCondition> = input
-        .previous
-        .conditions
-        .iter()
-        .flatten()
-        .filter(|condition| !is_own(&condition.type_))
-        .cloned()
-        .collect();
+    claims.extend(resize(input));
+    claims.extend(disruption(input));
+    let is_claimed = |type_: &str| claims.iter().any(|claim| claim.type_ == type_);
+    // What was decided before a restart of the node agent holds until it is decided again.
+    let is_kept = |condition: &&PodCondition| {
+        !is_claimed(&condition.type_) && (!is_own(condition) || condition.type_.starts_with(OURS))
+    };
+    let foreign: Vec<PodCondition> =
+        input.previous.conditions.iter().flatten().filter(is_kept).cloned().collect();
     claims.iter().map(|claim| with_times(input, claim)).chain(foreign).collect()
 }
 
@@ -81,6 +101,33 @@ fn with_times(input: StatusInput<'_>, claim: &Claim<'_>) -> PodCondition {
 fn user_namespace(fence: &Fence) -> Claim<'_> {
     let message = Some(fence.message.clone());
     Claim { type_: CONDITION, holds: fence.is_own, reason: Some(&fence.reason), message }
+}
+
+/// Conditions of a resize that waits or goes on; absent without one.
+fn resize(input: StatusInput<'_>) -> Vec<Claim<'_>> {
+    let sizes = input.sizes;
+    let holds = |type_, reason, message| Claim { reason, message, ..Claim::holds(type_) };
+    let pending = sizes
+        .pending
+        .as_ref()
+        .map(|pending| holds(RESIZE_PENDING, Some(pending.reason), Some(pending.message.clone())));
+    let is_going_on = sizes.unapplied(input.pod).next().is_some() && !input.has_ended;
+    let progress = is_going_on.then(|| {
+        let error = sizes.error.clone();
+        holds(RESIZE_IN_PROGRESS, error.as_ref().map(|_| "Error"), error)
+    });
+    pending.into_iter().chain(progress).collect()
+}
+
+/// That the node ended the Pod for want of something.
+fn disruption(input: StatusInput<'_>) -> Option<Claim<'static>> {
+    let failure = input.failure?;
+    let is_terminated = matches!(failure.reason.as_str(), "Evicted" | "Terminated" | "NodeShutdown");
+    is_terminated.then(|| Claim {
+        reason: Some(BY_KUBELET),
+        message: Some(failure.message.clone()),
+        ..Claim::holds(DISRUPTION)
+    })
 }
 
 fn ready_to_start(input: StatusInput<'_>) -> Claim<'static> {

@@ -2,22 +2,32 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, Pod,
+    ContainerStatus, ContainerUser, LinuxContainerUser, Pod, PodSpec,
 };
 
 use super::StatusInput;
 use crate::clock::api_time;
+use crate::pod::ephemeral::{as_container, ephemeral_containers};
 use crate::pod::observed::{ContainerRecord, Stage};
 use crate::pod::restart::{is_sidecar, must_start};
 
 /// Exit code of a container whose real one nobody knows.
 const UNKNOWN_EXIT_CODE: i32 = 137;
 
-/// Statuses of both lists of the spec.
+/// Which list of the spec a container is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Init,
+    Main,
+    Ephemeral,
+}
+
+/// Statuses of the spec's lists.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ContainerStatuses {
     pub(crate) init: Vec<ContainerStatus>,
     pub(crate) main: Vec<ContainerStatus>,
+    pub(crate) ephemeral: Vec<ContainerStatus>,
 }
 
 impl ContainerStatuses {
@@ -41,15 +51,29 @@ pub(crate) fn plan_container_statuses(input: StatusInput<'_>) -> ContainerStatus
     let init_before = input.previous.init_container_statuses.as_deref().unwrap_or_default();
     let main_before = input.previous.container_statuses.as_deref().unwrap_or_default();
     let waits = if init_list.is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let init = init_list
-        .iter()
-        .map(|container| plan_one(input, container, find(init_before, container), "PodInitializing", true));
+    let init = init_list.iter().map(|container| {
+        plan_one(input, container, find(init_before, container), "PodInitializing", List::Init)
+    });
     let main = spec
         .containers
         .iter()
-        .map(|container| plan_one(input, container, find(main_before, container), waits, false));
-    let mut statuses = ContainerStatuses { init: init.collect(), main: main.collect() };
+        .map(|container| plan_one(input, container, find(main_before, container), waits, List::Main));
+    let ephemeral = plan_ephemeral(input, spec, waits);
+    let mut statuses = ContainerStatuses { init: init.collect(), main: main.collect(), ephemeral };
     statuses.main.sort_by(|a, b| a.name.cmp(&b.name));
+    statuses
+}
+
+/// An ephemeral container is never ready and never starts twice.
+fn plan_ephemeral(input: StatusInput<'_>, spec: &PodSpec, waits: &str) -> Vec<ContainerStatus> {
+    let before = input.previous.ephemeral_container_statuses.as_deref().unwrap_or_default();
+    let planned = ephemeral_containers(spec).map(|ephemeral| {
+        let container = as_container(ephemeral);
+        let status = plan_one(input, &container, find(before, &container), waits, List::Ephemeral);
+        ContainerStatus { ready: false, started: None, ..status }
+    });
+    let mut statuses: Vec<ContainerStatus> = planned.collect();
+    statuses.sort_by(|a, b| a.name.cmp(&b.name));
     statuses
 }
 
@@ -72,17 +96,22 @@ fn plan_one(
     container: &Container,
     before: Option<&ContainerStatus>,
     default_reason: &str,
-    is_init: bool,
+    list: List,
 ) -> ContainerStatus {
     let mut history = input.observed.history(&container.name);
     let mut status = match history.next() {
         Some(latest) => from_records(input, container, latest, history.next(), before),
-        None => without_record(input, container, before, default_reason, is_init),
+        None => without_record(input, container, before, default_reason, list),
     };
+    let is_init = list == List::Init;
     let finished = status.state.as_ref().and_then(|state| state.terminated.as_ref());
     let init_is_done = is_init && !is_sidecar(container) && finished.is_some_and(|end| end.exit_code == 0);
     let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-    let will_run = must_start(input.pod, container, input.observed.latest(&container.name));
+    let latest = input.observed.latest(&container.name);
+    let will_run = match list {
+        List::Ephemeral => latest.is_none(),
+        List::Init | List::Main => must_start(input.pod, container, latest),
+    };
     if let Some(waiting) =
         input.waiting.get(&container.name).filter(|_| will_run && !init_is_done && !input.has_ended)
     {
@@ -113,6 +142,8 @@ fn from_records(
     before: Option<&ContainerStatus>,
 ) -> ContainerStatus {
     let state = state_of(input, latest);
+    let mut sized = ContainerStatus::default();
+    input.sizes.show(container, &mut sized);
     let last_state = older
         .filter(|record| record.stage == Stage::Exited)
         .map(|record| state_of(input, record))
@@ -126,7 +157,6 @@ fn from_records(
         image: latest.image.clone(),
         image_id: latest.image_id.clone(),
         container_id: Some(container_id(input, latest)),
-        resources: container.resources.clone(),
         user: latest.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,
@@ -136,7 +166,7 @@ fn from_records(
             }),
         }),
         stop_signal: latest.stop_signal.clone(),
-        ..ContainerStatus::default()
+        ..sized
     }
 }
 
@@ -194,7 +224,7 @@ fn without_record(
     container: &Container,
     before: Option<&ContainerStatus>,
     default_reason: &str,
-    is_init: bool,
+    list: List,
 ) -> ContainerStatus {
     let fresh = ContainerStatus {
         name: container.name.clone(),
@@ -209,7 +239,7 @@ fn without_record(
     let was_running = state_before.is_some_and(|state| state.running.is_some());
     let ends = input.has_ended || is_deleted(input.pod);
     match before {
-        Some(before) if was_terminated && (ends || is_init) => before.clone(),
+        Some(before) if was_terminated && (ends || list != List::Main) => before.clone(),
         Some(before) if was_running && ends => {
             let text = "The container could not be located when the pod was deleted.  The container used to be Running";
             ContainerStatus { state: Some(ended(unknown_end(text))), ..before.clone() }
@@ -219,7 +249,7 @@ fn without_record(
             let restart_count = before.restart_count.saturating_add(1);
             ContainerStatus { last_state: Some(ended(unknown_end(text))), restart_count, ..fresh }
         }
-        _ if input.has_ended && !is_init && has_initialized(input) => {
+        _ if input.has_ended && list == List::Main && has_initialized(input) => {
             let text = "The container could not be located when the pod was terminated";
             ContainerStatus { state: Some(ended(unknown_end(text))), ..fresh }
         }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 
 use super::observed::Observed;
+use super::resize::Sizes;
 use super::resource::qos_class;
 use crate::clock::api_time;
 use crate::fence::Fence;
@@ -46,6 +47,7 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) failure: Option<&'a Failure>,
     /// What was decided about the Pod's user namespace; `None` while it is not known.
     pub(crate) fence: Option<&'a Fence>,
+    pub(crate) sizes: &'a Sizes,
     /// The Pod's containers have ended for good.
     pub(crate) has_ended: bool,
     pub(crate) now: Timestamp,
@@ -69,6 +71,7 @@ pub(crate) fn plan_status(input: StatusInput<'_>) -> PodStatus {
         message,
         container_statuses: Some(containers.main).filter(|list| !list.is_empty()),
         init_container_statuses: Some(containers.init).filter(|list| !list.is_empty()),
+        ephemeral_container_statuses: Some(containers.ephemeral).filter(|list| !list.is_empty()),
         host_ip: host_ips.first().cloned(),
         host_ips: list(host_ips.iter().map(|ip| HostIP { ip: ip.clone() })),
         pod_ip: pod_ips.first().cloned(),

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::super::observed::fixture::{at, container, sandbox};
 use super::super::observed::{ContainerRecord, Stage};
+use super::super::resize::Sizes;
 use super::*;
 
 struct Case {
@@ -58,6 +59,7 @@ impl Case {
             host_ips: &["192.0.2.1".into()],
             failure: self.failure.as_ref(),
             fence: self.fence.as_ref(),
+            sizes: &Sizes::default(),
             has_ended: self.has_ended,
             now: at(100),
         })

@@ -7,10 +7,10 @@ use std::path::Path;
 use cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::container::find;
 use super::{Desired, Next, Worker, blocking};
-use crate::apiwatch::cache::PodObjects;
 use crate::logs::tail_for_message;
+use crate::object::cache::PodObjects;
+use crate::pod::ephemeral::find;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, Observed, Stage as Run};
 use crate::runtime::observe::forget;
@@ -157,7 +157,8 @@ impl Worker {
 
     fn message_source(&self, pod: &Pod, record: &ContainerRecord) -> Source {
         let container = find(pod, &record.name);
-        let falls_back = container.is_some_and(wants_log_message) && record.exit_code != 0;
+        let falls_back =
+            container.is_some_and(|container| wants_log_message(&container)) && record.exit_code != 0;
         let file = format!("{}.log", record.restart_count);
         Source {
             file: self.shared.places.of(&self.uid).termination_message(&record.name, record.restart_count),

@@ -1,5 +1,6 @@
 //! Starting one container: image, environment, mounts, create, start. Each failure has its reason and its event.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::env::downward::PodAddresses;
 use crate::env::{EnvInput, Environment, plan_environment};
 use crate::event::Kind;
 use crate::pod::container::{ContainerInput, MountInput, MountPlan, OwnFile, plan_container, plan_mounts};
+use crate::pod::ephemeral::{ephemeral_containers, find, target};
 use crate::pod::hosts::{plan_host_name, plan_hosts, plan_node_hosts};
 use crate::pod::image::{ImageFailure, LocalImage, PullInput};
 use crate::pod::label;
@@ -55,12 +57,14 @@ impl Worker {
         abort: &CancellationToken,
     ) -> bool {
         let Some(container) = find(pod, &start.name) else { return false };
+        let container = &*container;
         if let Some(failed_at) = start.failed_at {
             self.crashes.lengthen(&crash_key(container), failed_at, self.shared.clock.now());
         }
         let restart_count = self.restart_count(start);
         match Box::pin(self.try_start(pod, container, observed, restart_count, abort)).await {
             Ok(()) => {
+                self.sizes.note_applied(container);
                 self.waiting.remove(&start.name);
                 self.held.remove(&start.name);
                 self.failures_in_a_row = 0;
@@ -81,6 +85,7 @@ impl Worker {
         let statuses = match start.role {
             Role::Main => &self.status.container_statuses,
             Role::Init | Role::Sidecar => &self.status.init_container_statuses,
+            Role::Ephemeral => &self.status.ephemeral_container_statuses,
         };
         let before = statuses.iter().flatten().find(|status| status.name == start.name);
         let lost = before.filter(|before| start.restart_count == 0 && before.container_id.is_some());
@@ -165,13 +170,16 @@ impl Worker {
                     .map_err(StartFailure::Image)?
             }
         };
+        let volume_images = Box::pin(self.ensure_volume_images(pod, container, &prepared, abort)).await?;
         let own_ids = prepared.userns.mappings().cloned();
+        let target = target(pod, &container.name, observed).map_err(StartFailure::Config)?;
         let request = PlanRequest {
             shared: Arc::clone(&self.shared),
             uid: self.uid.clone(),
             pod: pod.clone(),
             container: container.clone(),
             restart_count,
+            target_id: target.map(|record| record.id.clone()),
             pod_ips: if sandbox.uses_host_network {
                 self.shared.host_ips.clone()
             } else {
@@ -179,6 +187,7 @@ impl Worker {
             },
             prepared,
             image,
+            volume_images,
         };
         let step = tracing::debug_span!(target: "path", "kubelet: plan the container");
         let planned = blocking(move || step.in_scope(|| request.plan()))
@@ -215,6 +224,34 @@ impl Worker {
         Ok(())
     }
 
+    /// The images of the volumes that the container mounts, each pulled as its volume says.
+    async fn ensure_volume_images(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        prepared: &Prepared,
+        abort: &CancellationToken,
+    ) -> Result<BTreeMap<String, v1::ImageSpec>, StartFailure> {
+        let mut images = BTreeMap::new();
+        for mount in container.volume_mounts.iter().flatten() {
+            let volume = prepared.volumes.iter().find(|volume| volume.name == mount.name);
+            let Some((reference, policy)) = volume.and_then(|volume| volume.image.clone()) else { continue };
+            if images.contains_key(&mount.name) {
+                continue;
+            }
+            let wanted = Container {
+                name: container.name.clone(),
+                image: Some(reference),
+                image_pull_policy: policy,
+                ..Container::default()
+            };
+            let ensure = self.ensure_image(pod, &wanted, &prepared.objects, abort);
+            let image = Box::pin(ensure).await.ok_or(StartFailure::Aborted)?.map_err(StartFailure::Image)?;
+            images.insert(mount.name.clone(), image.spec);
+        }
+        Ok(images)
+    }
+
     /// Makes sure that the container's image is on the node; `None` when the Pod is to end meanwhile.
     pub(super) async fn ensure_image(
         &self,
@@ -245,19 +282,17 @@ fn waiting(reason: &str, message: String) -> Waiting {
     Waiting { reason: reason.to_owned(), message }
 }
 
-/// A container of either list.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    let spec = pod.spec.as_ref()?;
-    spec.containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .find(|container| container.name == name)
-}
-
-/// `spec.containers{name}` or `spec.initContainers{name}`.
+/// `spec.containers{name}`, with the list that the container is in.
 fn field_path(pod: &Pod, name: &str) -> String {
     let mut inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let list = if inits.any(|init| init.name == name) { "initContainers" } else { "containers" };
+    let mut ephemerals = pod.spec.iter().flat_map(ephemeral_containers);
+    let list = if inits.any(|init| init.name == name) {
+        "initContainers"
+    } else if ephemerals.any(|ephemeral| ephemeral.name == name) {
+        "ephemeralContainers"
+    } else {
+        "containers"
+    };
     format!("spec.{list}{{{name}}}")
 }
 
@@ -268,9 +303,13 @@ struct PlanRequest {
     pod: Pod,
     container: Container,
     restart_count: i32,
+    /// The container whose processes this one sees.
+    target_id: Option<String>,
     pod_ips: Vec<String>,
     prepared: Prepared,
     image: LocalImage,
+    /// Images of the volumes that the container mounts.
+    volume_images: BTreeMap<String, v1::ImageSpec>,
 }
 
 struct Planned {
@@ -295,6 +334,7 @@ impl PlanRequest {
             pod: &self.pod,
             container: &self.container,
             restart_count: self.restart_count,
+            target_id: self.target_id.as_deref(),
             image: &self.image.spec,
             image_user: &self.image.user,
             environment: &environment,
@@ -336,6 +376,10 @@ impl PlanRequest {
         let mut plans = plan_mounts(input).map_err(|error| error.to_string())?;
         let places = self.shared.places.of(&self.uid);
         for (index, plan) in plans.iter_mut().enumerate() {
+            if plan.volume.image.is_some() {
+                plan.image = self.volume_images.get(&plan.volume.name).cloned();
+                continue;
+            }
             let Some(sub_path) = &plan.sub_path else { continue };
             let target = places.sub_path(&plan.volume.name, &self.container.name, index);
             plan.host_path = bind_sub_path(&plan.volume, sub_path, &target).map_err(|error| {

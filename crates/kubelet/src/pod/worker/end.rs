@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Error};
 
-use super::container::find;
 use super::{Desired, Next, Worker};
 use crate::event::Kind;
+use crate::pod::ephemeral::find;
 use crate::pod::observed::{ContainerRecord, Observed};
 use crate::pod::plan::Kill;
 use crate::pod::restart::is_sidecar;
@@ -53,7 +53,9 @@ impl Worker {
     /// Main containers together, then sidecars in reverse order, then the sandboxes.
     async fn end_all(&self, pod: &Pod, observed: &Observed, grace: Duration) -> Result<(), CriError> {
         let begun = tokio::time::Instant::now();
-        let is_side = |record: &&ContainerRecord| find(pod, &record.name).is_some_and(is_sidecar);
+        let is_side = |record: &&ContainerRecord| {
+            find(pod, &record.name).is_some_and(|container| is_sidecar(&container))
+        };
         let mut failed = None;
         let main = observed.live().filter(|record| !is_side(record));
         for result in

@@ -7,8 +7,10 @@ mod clean;
 mod container;
 mod end;
 mod fence;
+mod handler;
 mod prepare;
 mod probes;
+mod resize;
 mod sandbox;
 pub(crate) mod stage;
 mod sync;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use cri::v1;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -32,12 +34,14 @@ use super::image::LocalImage;
 use super::observed::Observed;
 use super::plan::{CrashKey, crash_key};
 use super::publish::Publisher;
+use super::resize::Sizes;
+use super::status::condition::is_own;
 use super::status::phase::Phase;
 use super::status::{Failure, StatusInput, Waiting, plan_status};
-use crate::apiwatch::cache::PodObjects;
 use crate::event::Kind;
 use crate::fence::Fence;
 use crate::logs::read::log_file;
+use crate::object::cache::PodObjects;
 use crate::probe::Prober;
 use crate::runtime::observe::observe_pod;
 use crate::shared::Shared;
@@ -53,16 +57,26 @@ pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     /// The API does not have it (any more).
     pub(crate) is_gone: bool,
+    /// The node ends it, and why.
+    pub(crate) eviction: Option<Failure>,
 }
 
 impl Desired {
+    /// A Pod that is meant to run.
+    pub(crate) fn of(pod: Arc<Pod>) -> Self {
+        Self { pod, is_gone: false, eviction: None }
+    }
+
     pub(crate) fn must_end(&self) -> bool {
-        self.is_gone || self.pod.metadata.deletion_timestamp.is_some()
+        self.is_gone || self.eviction.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
     /// Seconds between SIGTERM and SIGKILL, at least one.
     fn grace(&self) -> Duration {
         let spec = self.pod.spec.as_ref();
+        if self.eviction.is_some() {
+            return Duration::from_secs(1);
+        }
         let asked = self.pod.metadata.deletion_grace_period_seconds;
         let seconds = asked.or_else(|| spec?.termination_grace_period_seconds).unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(1).max(1))
@@ -98,6 +112,12 @@ pub(crate) struct Worker {
     held: BTreeMap<String, Timestamp>,
     told: BTreeSet<String>,
     failure: Option<Failure>,
+    /// Why the node does not take the Pod, unless it runs already.
+    refusal: Option<Failure>,
+    /// What its containers are allocated and have got.
+    sizes: Sizes,
+    /// The runtime handler of its class, once it was asked for.
+    handler: Option<String>,
     failures_in_a_row: u32,
     prepared: Option<Prepared>,
     /// What was decided about its user namespace.
@@ -139,12 +159,11 @@ impl Worker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         uid: PodUid,
-        input: watch::Receiver<Desired>,
-        wake: Arc<Notify>,
+        (input, wake): (watch::Receiver<Desired>, Arc<Notify>),
+        refusal: Option<Failure>,
     ) -> Self {
         let desired = input.borrow().clone();
-        let publisher =
-            Publisher::start(shared.client.clone(), &desired.pod, &shared.tasks, shared.shutdown.clone());
+        let publisher = Publisher::start(&shared, &desired.pod);
         let first_seen = shared.clock.now();
         Self {
             shared,
@@ -162,6 +181,9 @@ impl Worker {
             held: BTreeMap::new(),
             told: BTreeSet::new(),
             failure: None,
+            refusal,
+            sizes: Sizes::of(desired.pod.status.as_ref().unwrap_or(&PodStatus::default())),
+            handler: None,
             failures_in_a_row: 0,
             prepared: None,
             fence: None,
@@ -205,6 +227,9 @@ impl Worker {
     /// One look, one step, one action. `None` when nothing is left to do, ever.
     async fn pass(&mut self) -> Option<Next> {
         let desired = self.input.borrow_and_update().clone();
+        let desired = self.allocate(desired);
+        self.take_conditions(&desired.pod);
+        self.take_eviction(&desired);
         let span = tracing::debug_span!(target: "path", "kubelet: look at the runtime", pod = %self.uid);
         let look = observe_pod(&self.shared.cri, &self.uid, &self.shared.ended).instrument(span);
         let observed = match look.await {
@@ -236,6 +261,26 @@ impl Worker {
             Action::Finish => return None,
         };
         Some(next)
+    }
+
+    /// The node ends the Pod: it fails, with the reason.
+    fn take_eviction(&mut self, desired: &Desired) {
+        let Some(eviction) = desired.eviction.as_ref().filter(|_| self.failure.is_none()) else { return };
+        let reason = eviction.reason.clone();
+        self.shared.events.pod(&desired.pod, Kind::Warning, reason, eviction.message.clone());
+        self.failure = Some(eviction.clone());
+        self.is_over = true;
+    }
+
+    /// Conditions that others write, readiness gates among them, are as the API has them.
+    fn take_conditions(&mut self, pod: &Pod) {
+        let Some(status) = &pod.status else { return };
+        let is_foreign = |condition: &&PodCondition| !is_own(condition);
+        let foreign: Vec<PodCondition> =
+            status.conditions.iter().flatten().filter(is_foreign).cloned().collect();
+        let known = self.status.conditions.get_or_insert_default();
+        known.retain(is_own);
+        known.extend(foreign);
     }
 
     /// Back-off goes on where it was before a restart of the node agent: the restart counts tell.
@@ -307,6 +352,7 @@ impl Worker {
             host_ips: &self.shared.host_ips,
             failure: self.failure.as_ref(),
             fence: self.fence.as_ref(),
+            sizes: &self.sizes,
             has_ended,
             now: self.shared.clock.now(),
         });
@@ -342,6 +388,7 @@ impl Worker {
                 }
             }
             () = self.wake.notified() => {}
+            () = self.shared.room.notified(), if self.sizes.pending.is_some() => {}
             () = self.objects.changed(), if watches_objects => {
                 self.is_stale = true;
                 self.held.clear();

@@ -1,5 +1,6 @@
 //! What a Pod needs before its sandbox and containers: host IDs, objects, tokens, cgroup, directories, volumes.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use crate::pod::image::ImageFailure;
 use crate::pod::observed::Observed;
 use crate::token::TokenError;
 use crate::userns::{PodUserns, UsernsError, Wish, check_handler, plan_wish};
+use crate::volume::claim::bound_volumes;
 use crate::volume::payload::{PayloadInput, Tokens, fs_group};
 use crate::volume::plan::{VolumeError, plan_volumes};
 use crate::volume::setup::{SetupInput, apply_volumes};
@@ -26,6 +28,8 @@ use crate::volume::setup::{SetupInput, apply_volumes};
 pub(super) enum Problem {
     #[error(transparent)]
     Userns(#[from] UsernsError),
+    #[error(transparent)]
+    Handler(#[from] super::handler::HandlerError),
     #[error(transparent)]
     Ids(#[from] IdSpaceError),
     #[error(transparent)]
@@ -59,9 +63,8 @@ impl Worker {
         abort: &CancellationToken,
     ) -> Result<(), Problem> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        self.shared.objects.hold(namespace, references(pod), &mut self.objects);
         let step = tracing::debug_span!(target: "path", "kubelet: objects");
-        let gathered = abort.run_until_cancelled(self.objects.snapshot()).instrument(step).await;
+        let gathered = abort.run_until_cancelled(self.gather(pod, namespace)).instrument(step).await;
         let objects = gathered.ok_or(Problem::Aborted)?;
         let now = self.shared.clock.now();
         let step = tracing::debug_span!(target: "path", "kubelet: tokens");
@@ -77,6 +80,7 @@ impl Worker {
             shared: std::sync::Arc::clone(&self.shared),
             uid: self.uid.clone(),
             pod: pod.clone(),
+            group: self.sizes.largest_pod(pod),
             userns,
             objects,
             tokens,
@@ -96,6 +100,22 @@ impl Worker {
         }
     }
 
+    /// The objects that the Pod refers to, and those that its claims are bound to.
+    async fn gather(&mut self, pod: &Pod, namespace: &str) -> Snapshot {
+        let mut wanted = references(pod);
+        // What was bound stays watched: a claim's volume does not change.
+        wanted.persistent_volumes = self.objects.persistent_volumes();
+        self.shared.objects.hold(namespace, wanted.clone(), &mut self.objects);
+        let objects = self.objects.snapshot().await;
+        let bound: BTreeSet<String> = bound_volumes(&objects).collect();
+        if bound == wanted.persistent_volumes {
+            return objects;
+        }
+        wanted.persistent_volumes = bound;
+        self.shared.objects.hold(namespace, wanted, &mut self.objects);
+        self.objects.snapshot().await
+    }
+
     /// The runtime handler and the Pod's user namespace; the handler is asked before anything is allocated.
     async fn userns(
         &mut self,
@@ -104,8 +124,7 @@ impl Worker {
         objects: &Snapshot,
         abort: &CancellationToken,
     ) -> Result<(String, PodUserns), Problem> {
-        // Without RuntimeClass objects the default handler is the only one.
-        let handler = String::new();
+        let handler = self.runtime_handler(pod).await?;
         let fence = match plan_wish(pod, self.shared.is_userns_on)? {
             Wish::Unspoken if !self.is_recorded().await? => return Ok((handler, PodUserns::Unspoken)),
             Wish::Unspoken => Fence::by_policy(),
@@ -138,7 +157,7 @@ impl Worker {
                 let until = self.note_missing_image(pod, container, failure.clone());
                 return Next::Wait(until);
             }
-            Problem::Userns(_) | Problem::Ids(_) => {
+            Problem::Userns(_) | Problem::Ids(_) | Problem::Handler(_) => {
                 if self.is_fenced(pod) {
                     self.shared.metrics.userns_pods.inc();
                     self.shared.metrics.userns_pods_errors.inc();
@@ -170,6 +189,8 @@ struct Setup {
     shared: std::sync::Arc<crate::shared::Shared>,
     uid: crate::uid::PodUid,
     pod: Pod,
+    /// The Pod as large as its cgroup must be.
+    group: Pod,
     userns: PodUserns,
     objects: crate::object::Snapshot,
     tokens: Tokens,
@@ -181,7 +202,7 @@ impl Setup {
         let places = self.shared.places.of(&self.uid);
         make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
         tracing::debug_span!(target: "path", "kubelet: Pod cgroup")
-            .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.pod))?;
+            .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.group))?;
         let _step = tracing::debug_span!(target: "path", "kubelet: volumes").entered();
         let plans = plan_volumes(PayloadInput {
             pod: &self.pod,

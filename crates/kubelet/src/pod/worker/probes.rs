@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
-use super::container::find;
 use super::stage::Stage;
 use super::{Desired, Worker};
 use crate::event::Kind;
+use crate::pod::ephemeral::find;
 use crate::pod::observed::Observed;
 use crate::pod::restart::is_sidecar;
 use crate::probe::{Attempt, ProbeTools, Running, attempt_hook};
@@ -67,9 +67,9 @@ impl Worker {
     ) -> Result<(), CriError> {
         let begun = tokio::time::Instant::now();
         let container = find(pod, name);
-        let lifecycle = container.and_then(|container| container.lifecycle.as_ref());
+        let lifecycle = container.as_ref().and_then(|container| container.lifecycle.as_ref());
         let hook = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-        if let (Some(container), Some(hook)) = (container, hook) {
+        if let (Some(container), Some(hook)) = (container.as_deref(), hook) {
             let attempt = self.attempt(container, id, observed, grace);
             if let Err(text) = attempt_hook(attempt, hook).await {
                 tracing::debug!(pod = %self.uid, container = name, text, "preStop hook failed");

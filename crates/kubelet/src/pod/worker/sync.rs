@@ -12,6 +12,9 @@ use crate::pod::plan::{Delayed, Plan, PlanInput, SandboxPlan, plan_pod};
 use crate::pod::security::{describe_pod, forbidden_sysctl};
 use crate::pod::status::{Failure, Waiting};
 
+/// When a resize that failed is tried again: the container may use less memory then.
+const RESIZE_RETRY: SignedDuration = SignedDuration::from_secs(10);
+
 impl Worker {
     pub(super) async fn sync(
         &mut self,
@@ -76,6 +79,7 @@ impl Worker {
             }
             has_acted |= Box::pin(self.start(pod, observed, start, abort)).await;
         }
+        has_acted |= self.apply_sizes(desired, observed).await;
         if has_acted || abort.is_cancelled() {
             return Next::Again;
         }
@@ -91,7 +95,9 @@ impl Worker {
     fn next_wake(&self, pod: &Pod, delayed: &[Delayed]) -> Option<Timestamp> {
         let delayed = delayed.iter().map(|delayed| delayed.until);
         let times = delayed.chain(self.held.values().copied()).chain(self.tokens.next_renewal());
-        times.chain(deadline(pod, self.status.start_time.as_ref().map(|time| time.0))).min()
+        let resize =
+            self.sizes.error.as_ref().and_then(|_| self.shared.clock.now().saturating_add(RESIZE_RETRY).ok());
+        times.chain(resize).chain(deadline(pod, self.status.start_time.as_ref().map(|time| time.0))).min()
     }
 
     /// A Pod that this node must not run fails at once, before anything is made for it.
@@ -99,10 +105,11 @@ impl Worker {
         if !observed.sandboxes.is_empty() {
             return false;
         }
-        let Some(reason) = forbidden_sysctl(pod) else { return false };
-        let message = format!("Pod was rejected: {reason}");
-        self.shared.events.pod(pod, Kind::Warning, "SysctlForbidden", reason);
-        self.failure = Some(Failure { reason: "SysctlForbidden".to_owned(), message });
+        let forbidden = forbidden_sysctl(pod, &self.shared.security)
+            .map(|message| Failure { reason: "SysctlForbidden".to_owned(), message });
+        let Some(Failure { reason, message }) = self.refusal.take().or(forbidden) else { return false };
+        self.shared.events.pod(pod, Kind::Warning, reason.clone(), message.clone());
+        self.failure = Some(Failure { reason, message: format!("Pod was rejected: {message}") });
         true
     }
 

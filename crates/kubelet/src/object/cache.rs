@@ -1,18 +1,18 @@
-//! The referenced `ConfigMap`s and `Secret`s of this node's Pods, each watched alone and only while a Pod needs it.
+//! The referenced objects of this node's Pods (`ConfigMap`s, `Secret`s, claims and their volumes), each watched alone and only while a Pod needs it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::FutureExt as _;
-use futures::future::select_all;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use futures::future::{BoxFuture, select_all};
+use informer::{Object, Target, Typed, Update};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Object, Target, Update};
-use crate::object::{References, Snapshot};
+use super::{References, Snapshot};
 
 /// What is known of one object.
 #[derive(Clone, Debug)]
@@ -35,6 +35,7 @@ impl<K> Drop for Entry<K> {
     }
 }
 
+/// Watches by the collection's path and the object's name.
 type Entries<K> = Mutex<HashMap<(String, String), Weak<Entry<K>>>>;
 
 /// All watched objects.
@@ -42,6 +43,8 @@ pub(crate) struct ObjectCache {
     client: Client,
     config_maps: Entries<ConfigMap>,
     secrets: Entries<Secret>,
+    claims: Entries<PersistentVolumeClaim>,
+    persistent_volumes: Entries<PersistentVolume>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -55,11 +58,21 @@ pub(crate) struct PodObjects {
     references: References,
     config_maps: Vec<Held<ConfigMap>>,
     secrets: Vec<Held<Secret>>,
+    claims: Vec<Held<PersistentVolumeClaim>>,
+    persistent_volumes: Vec<Held<PersistentVolume>>,
 }
 
 impl ObjectCache {
     pub(crate) fn new(client: Client, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { client, config_maps: Entries::default(), secrets: Entries::default(), tasks, shutdown }
+        Self {
+            client,
+            config_maps: Entries::default(),
+            secrets: Entries::default(),
+            claims: Entries::default(),
+            persistent_volumes: Entries::default(),
+            tasks,
+            shutdown,
+        }
     }
 
     /// Watches what `references` names, in `namespace`; what `held` watches already is kept.
@@ -67,29 +80,39 @@ impl ObjectCache {
         if held.references == references {
             return;
         }
-        let config_maps = references.config_maps.iter().map(|name| {
-            let entry = self.entry(&self.config_maps, "configmaps", namespace, name);
-            let receiver = entry.state.clone();
-            (name.clone(), entry, receiver)
-        });
-        let config_maps = config_maps.collect();
-        let secrets = references.secrets.iter().map(|name| {
-            let entry = self.entry(&self.secrets, "secrets", namespace, name);
-            let receiver = entry.state.clone();
-            (name.clone(), entry, receiver)
-        });
-        let secrets = secrets.collect();
-        *held = PodObjects { references, config_maps, secrets };
+        let within = |resource: &str| format!("/api/v1/namespaces/{namespace}/{resource}");
+        *held = PodObjects {
+            config_maps: self.hold_each(&self.config_maps, &within("configmaps"), &references.config_maps),
+            secrets: self.hold_each(&self.secrets, &within("secrets"), &references.secrets),
+            claims: self.hold_each(&self.claims, &within("persistentvolumeclaims"), &references.claims),
+            persistent_volumes: self.hold_each(
+                &self.persistent_volumes,
+                "/api/v1/persistentvolumes",
+                &references.persistent_volumes,
+            ),
+            references,
+        };
     }
 
-    fn entry<K: Object + Sync>(
-        &self,
-        entries: &Entries<K>,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Arc<Entry<K>> {
-        let key = (namespace.to_owned(), name.to_owned());
+    fn hold_each<K>(&self, entries: &Entries<K>, path: &str, names: &BTreeSet<String>) -> Vec<Held<K>>
+    where
+        K: Send + Sync + 'static,
+        Typed<K>: Object,
+    {
+        let held = names.iter().map(|name| {
+            let entry = self.entry(entries, path, name);
+            let receiver = entry.state.clone();
+            (name.clone(), entry, receiver)
+        });
+        held.collect()
+    }
+
+    fn entry<K>(&self, entries: &Entries<K>, path: &str, name: &str) -> Arc<Entry<K>>
+    where
+        K: Send + Sync + 'static,
+        Typed<K>: Object,
+    {
+        let key = (path.to_owned(), name.to_owned());
         let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
             return entry;
@@ -97,12 +120,9 @@ impl ObjectCache {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let stop = self.shutdown.child_token();
         let (state, receiver) = watch::channel(Known::Unknown);
-        let target = Target {
-            path: format!("/api/v1/namespaces/{namespace}/{resource}"),
-            fields: format!("metadata.name={name}"),
-        };
+        let target = Target::all(path).with_fields(format!("metadata.name={name}"));
         let (updates, changes) = mpsc::channel(8);
-        self.tasks.spawn(super::watch(self.client.clone(), target, updates, stop.clone()));
+        self.tasks.spawn(informer::watch(self.client.clone(), target, updates, stop.clone()));
         self.tasks.spawn(follow(changes, state));
         let entry = Arc::new(Entry { state: receiver, stop });
         entries.insert(key, Arc::downgrade(&entry));
@@ -111,9 +131,9 @@ impl ObjectCache {
 }
 
 /// Turns updates of one object into its state.
-async fn follow<K: Object + Sync>(mut changes: mpsc::Receiver<Update<K>>, state: watch::Sender<Known<K>>) {
+async fn follow<K>(mut changes: mpsc::Receiver<Update<Typed<K>>>, state: watch::Sender<Known<K>>) {
     while let Some(update) = changes.recv().await {
-        let known = match update {
+        let known = match update.into_objects() {
             Update::Snapshot(mut objects) => match objects.pop() {
                 Some(object) => Known::Present(Arc::new(object)),
                 None => Known::Absent,
@@ -126,32 +146,47 @@ async fn follow<K: Object + Sync>(mut changes: mpsc::Receiver<Update<K>>, state:
 }
 
 impl PodObjects {
+    /// The persistent volumes that are watched.
+    pub(crate) fn persistent_volumes(&self) -> BTreeSet<String> {
+        self.references.persistent_volumes.clone()
+    }
+
     /// The objects as they are now; waits until each has been looked up once.
     pub(crate) async fn snapshot(&mut self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        for (name, _, receiver) in &mut self.config_maps {
-            if let Some(object) = settled(receiver).await {
-                snapshot.config_maps.insert(name.clone(), object);
-            }
+        Snapshot {
+            config_maps: settle_each(&mut self.config_maps).await,
+            secrets: settle_each(&mut self.secrets).await,
+            claims: settle_each(&mut self.claims).await,
+            persistent_volumes: settle_each(&mut self.persistent_volumes).await,
         }
-        for (name, _, receiver) in &mut self.secrets {
-            if let Some(object) = settled(receiver).await {
-                snapshot.secrets.insert(name.clone(), object);
-            }
-        }
-        snapshot
     }
 
     /// Ends when one of the objects has changed since the last [`snapshot`](Self::snapshot).
     pub(crate) async fn changed(&mut self) {
-        let maps = self.config_maps.iter_mut().map(|(_, _, receiver)| change(receiver).boxed());
-        let secrets = self.secrets.iter_mut().map(|(_, _, receiver)| change(receiver).boxed());
-        let all: Vec<_> = maps.chain(secrets).collect();
+        let all: Vec<_> = change_each(&mut self.config_maps)
+            .chain(change_each(&mut self.secrets))
+            .chain(change_each(&mut self.claims))
+            .chain(change_each(&mut self.persistent_volumes))
+            .collect();
         if all.is_empty() {
             return std::future::pending().await;
         }
         select_all(all).await;
     }
+}
+
+async fn settle_each<K>(held: &mut [Held<K>]) -> BTreeMap<String, Arc<K>> {
+    let mut objects = BTreeMap::new();
+    for (name, _, receiver) in held {
+        if let Some(object) = settled(receiver).await {
+            objects.insert(name.clone(), object);
+        }
+    }
+    objects
+}
+
+fn change_each<K: Send + Sync>(held: &mut [Held<K>]) -> impl Iterator<Item = BoxFuture<'_, ()>> {
+    held.iter_mut().map(|(_, _, receiver)| change(receiver).boxed())
 }
 
 async fn change<K>(receiver: &mut watch::Receiver<Known<K>>) {

@@ -1,0 +1,146 @@
+//! Watches over what the node has left: tells of pressure, takes back disk, and ends Pods where nothing else helps.
+//!
+//! The kernel tells nobody that a filesystem fills up, so the machine is looked at now and then; nothing waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::collect::ImageCollector;
+use super::eviction::{
+    PodUsage, Shortage, Signal, Thresholds, has_storage_limit, plan_eviction, plan_limit_eviction, shortages,
+};
+use super::machine::{Pressure, read};
+use crate::shared::Shared;
+use crate::uid::PodUid;
+use crate::usage::{DiskUsage, disk_usage};
+
+/// How often the machine is looked at, as upstream's eviction manager does.
+const EVERY: Duration = Duration::from_secs(10);
+/// How long a condition stays after its cause is gone, so that it does not flap.
+const TRANSITION: Duration = Duration::from_mins(5);
+
+/// When each pressure was seen last.
+#[derive(Debug, Default)]
+struct Seen {
+    memory: Option<tokio::time::Instant>,
+    disk: Option<tokio::time::Instant>,
+    pids: Option<tokio::time::Instant>,
+}
+
+impl Seen {
+    /// Takes a look's shortages, and says what pressure there still is.
+    fn note(&mut self, short: &[Shortage], now: tokio::time::Instant) -> Pressure {
+        let has = |signals: &[Signal]| short.iter().any(|shortage| signals.contains(&shortage.signal));
+        let mut lasting = |seen: fn(&mut Self) -> &mut Option<tokio::time::Instant>, is_short: bool| {
+            let seen = seen(self);
+            if is_short {
+                *seen = Some(now);
+            }
+            seen.is_some_and(|at| now.duration_since(at) < TRANSITION)
+        };
+        Pressure {
+            memory: lasting(|seen| &mut seen.memory, has(&[Signal::Memory])),
+            disk: lasting(|seen| &mut seen.disk, has(&[Signal::Disk, Signal::Inodes])),
+            pids: lasting(|seen| &mut seen.pids, has(&[Signal::Pids])),
+        }
+    }
+}
+
+/// Looks at the machine until `shutdown`.
+pub(crate) async fn watch_pressure(
+    shared: Arc<Shared>,
+    thresholds: Thresholds,
+    told: watch::Sender<Pressure>,
+    shutdown: CancellationToken,
+) {
+    let mut seen = Seen::default();
+    let mut images = ImageCollector::default();
+    let work = async {
+        loop {
+            let short = shortages(read(&shared.places.pods()), thresholds);
+            let pressure = seen.note(&short, tokio::time::Instant::now());
+            told.send_if_modified(|known| std::mem::replace(known, pressure) != pressure);
+            images.look(&shared).await;
+            let disk = short.iter().find(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
+            if disk.is_some() {
+                images.free_all(&shared).await;
+            }
+            Box::pin(evict(&shared, &short)).await;
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}
+
+/// Ends Pods beyond their own limits, and one for the first shortage.
+async fn evict(shared: &Arc<Shared>, short: &[Shortage]) {
+    let pods = running(shared);
+    let measures_all = short.iter().any(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
+    let mut measured: Vec<(Arc<Pod>, DiskUsage)> = Vec::new();
+    for pod in pods {
+        let is_measured = measures_all || has_storage_limit(&pod);
+        let usage = if is_measured { disk_usage(shared, &pod).await } else { DiskUsage::default() };
+        measured.push((pod, usage));
+    }
+    let usages: Vec<PodUsage<'_>> = measured.iter().map(|(pod, disk)| usage_of(shared, pod, disk)).collect();
+    for (usage, (_, disk)) in usages.iter().zip(&measured) {
+        if let Some(failure) = plan_limit_eviction(usage, &disk.empty_dirs) {
+            end(shared, usage.pod, failure);
+        }
+    }
+    for shortage in short {
+        if let Some((pod, failure)) = plan_eviction(*shortage, &usages) {
+            end(shared, pod, failure);
+            return;
+        }
+    }
+}
+
+fn end(shared: &Shared, pod: &Pod, failure: crate::pod::status::Failure) {
+    let Some(uid) = pod.metadata.uid.as_deref().and_then(|uid| PodUid::parse(uid).ok()) else { return };
+    tracing::warn!(pod = %uid, message = failure.message, "evicted");
+    shared.registry.evict(&uid, failure);
+}
+
+/// Pods that are not ending already.
+fn running(shared: &Shared) -> Vec<Arc<Pod>> {
+    let is_running = |pod: &Arc<Pod>| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let is_over = crate::pod::status::phase::Phase::stored_terminal(phase).is_some();
+        pod.metadata.deletion_timestamp.is_none() && !is_over
+    };
+    shared.registry.pods().into_iter().filter(is_running).collect()
+}
+
+fn usage_of<'a>(shared: &Shared, pod: &'a Pod, disk: &DiskUsage) -> PodUsage<'a> {
+    let stats = shared.cgroups.stats(pod);
+    PodUsage {
+        pod,
+        memory: stats.memory_working_set.unwrap_or(0),
+        disk: disk.total(),
+        processes: stats.pids.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::eviction::{Reading, Readings};
+    use super::*;
+
+    #[test]
+    fn a_condition_outlasts_its_cause() {
+        let mut seen = Seen::default();
+        let start = tokio::time::Instant::now();
+        let low =
+            Readings { memory: Some(Reading { available: 1, capacity: 1 << 30 }), ..Readings::default() };
+        let short = shortages(low, Thresholds::default());
+        let memory = Pressure { memory: true, ..Pressure::default() };
+        assert_eq!(seen.note(&short, start), memory);
+        assert_eq!(seen.note(&[], start + TRANSITION / 2), memory);
+        assert_eq!(seen.note(&[], start + TRANSITION), Pressure::default());
+    }
+}
