@@ -362,7 +362,7 @@ impl Call<'_> {
                 let answer = subresource::request_token(&write, media, &bytes)?;
                 Ok(response::json(StatusCode::CREATED, accepted, &answer))
             }
-            _ => Err(Status::unknown_path()),
+            (_, name) => Err(Status::method_not_supported(kind, name)),
         }
     }
 }

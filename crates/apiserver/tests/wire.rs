@@ -231,7 +231,7 @@ async fn paths_and_methods_that_are_not_served_are_said_to_be_so() {
     let client = Client::new().await;
     for (method, uri, code) in [
         (Method::GET, "/nothing", 404),
-        (Method::GET, "/apis/apps/v1/deployments", 404),
+        (Method::GET, "/apis/apps/v1/fishes", 404),
         (Method::GET, "/api/v1/namespaces/default/nodes", 404),
         (Method::GET, "/api/v1/namespaces/default/pods/p/nothing", 404),
         (Method::POST, "/api/v1/configmaps", 405),
