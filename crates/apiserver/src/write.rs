@@ -329,7 +329,13 @@ impl<'a> Write<'a> {
         let object = self.prepared(new, &old, part)?;
         admission::update(self, &old)?;
         warnings.extend((self.kind.warnings)(&object, Some(&old)));
-        if matches!(part, Part::Main) {
+        // A Pod's ephemeral containers come below it.
+        let is_examined = match part {
+            Part::Main => true,
+            Part::Status => false,
+            Part::Below(_) => self.kind.kind == "Pod",
+        };
+        if is_examined {
             warnings.extend(admission::examine(self, &object, Some(&old))?);
         }
         Ok(Changed { object, version, warnings })

@@ -97,7 +97,7 @@ fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Refusal> {
 /// Pod by now: the namespace's policy is written into `host_users` before.
 fn user_namespaces(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     match &node.userns_problem {
-        Some(problem) if pod.host_users == Some(false) && !pod.has_runtime_class => {
+        Some(problem) if pod.host_users == Some(false) && pod.runtime_class.is_empty() => {
             never(&format!("node(s) can't make user namespaces ({problem})"))
         }
         _ => Ok(()),

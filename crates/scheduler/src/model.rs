@@ -43,8 +43,8 @@ pub(crate) struct Pod {
     pub(crate) spread: Vec<Spread>,
     /// What it says of `hostUsers`.
     pub(crate) host_users: Option<bool>,
-    /// Whether it has a runtime class: which handler that means is not known here, and the node's kubelet tells.
-    pub(crate) has_runtime_class: bool,
+    /// Its runtime class, or nothing. Which handler that means is not known here: the node's kubelet tells.
+    pub(crate) runtime_class: String,
     /// The message of its condition `PodScheduled`, when that is `False`.
     pub(crate) told: Option<String>,
 }
@@ -180,7 +180,7 @@ impl From<Value> for Pod {
             anti_affinity: pod_terms(affinity, "podAntiAffinity", namespace),
             spread: spread(spec),
             host_users: spec.flag("hostUsers"),
-            has_runtime_class: !spec.text("runtimeClassName").is_empty(),
+            runtime_class: spec.text("runtimeClassName").to_owned(),
             told: told(status),
         }
     }

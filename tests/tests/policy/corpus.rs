@@ -75,8 +75,10 @@ fn cases() -> Vec<Case> {
     for object in objects {
         let Some(pod) = pod_of(object["kind"].as_str().unwrap(), &object) else { continue };
         let said = explained.next().unwrap();
-        let own =
-            object["metadata"]["name"].as_str().or(object["metadata"]["generateName"].as_str()).unwrap();
+        let own = object["metadata"]["name"]
+            .as_str()
+            .or_else(|| object["metadata"]["generateName"].as_str())
+            .unwrap();
         assert_eq!(said["name"], own);
         cases.push(Case {
             name: format!("{}-{}", said["namespace"].as_str().unwrap(), own.trim_end_matches('-')),
@@ -108,13 +110,15 @@ fn runnable(case: &Case, root: &Path) -> Value {
             }
             if let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) {
                 resources.remove("requests");
-                let limits = resources.get_mut("limits").and_then(Value::as_object_mut);
-                limits.into_iter().for_each(|limits| limits.retain(|name, _| name.contains('/')));
+                if let Some(limits) = resources.get_mut("limits").and_then(Value::as_object_mut) {
+                    limits.retain(|name, _| name.contains('/'));
+                }
             }
             container.insert("image".into(), json!("busybox"));
             container.insert("command".into(), json!(["true"]));
         }
     }
+    add_claimed_volumes(fields);
     for volume in fields.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
         let name = volume["name"].clone();
         let is_raw = case.reason == "VolumeDevices";
@@ -134,6 +138,19 @@ fn runnable(case: &Case, root: &Path) -> Value {
     }
     let metadata = json!({"name": case.name, "annotations": case.pod["metadata"]["annotations"]});
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+}
+
+/// The volumes that a `StatefulSet` would make of its claim templates.
+fn add_claimed_volumes(spec: &mut serde_json::Map<String, Value>) {
+    let list = |name: &str| spec.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let has = |name: &Value| list("volumes").iter().any(|volume| volume["name"] == *name);
+    let mounts = list("containers")
+        .into_iter()
+        .flat_map(|c| c["volumeMounts"].as_array().cloned().unwrap_or_default());
+    let claimed = mounts.map(|mount| mount["name"].clone()).filter(|name| !has(name));
+    let volumes: Vec<Value> = claimed.map(|name| json!({"name": name, "emptyDir": {}})).collect();
+    let all = list("volumes").into_iter().chain(volumes).collect();
+    spec.insert("volumes".into(), Value::Array(all));
 }
 
 #[test]

@@ -126,3 +126,20 @@ fn warn_only_warns_and_a_label_that_chooses_nothing_is_refused() {
         .refused();
     assert!(bad.contains("must be one of privileged, baseline, restricted"), "{bad}");
 }
+
+#[test]
+fn an_ephemeral_container_is_held_to_the_standard_too() {
+    let node = Node::start();
+    node.apply(&namespace("baseline", labels("enforce", "baseline:latest")));
+    node.kubectl_with(&["create", "-f", "-"], &pod("baseline", "target", json!({}))).ok();
+    let debug = |profile: &str| {
+        let profile = format!("--profile={profile}");
+        node.kubectl(&["debug", "-n", "baseline", "target", "--image=busybox", &profile, "--", "true"])
+    };
+    let refused = debug("sysadmin").refused();
+    assert!(
+        refused.contains("violates PodSecurity \"baseline:latest\": privileged (container \"debugger-"),
+        "{refused}"
+    );
+    debug("baseline").ok();
+}

@@ -478,7 +478,7 @@ fn a_user_namespace_that_already_runs_on_the_machine_is_left_alone() {
     fs::write(process.join("uid_map"), "         0     131072      65536\n").unwrap();
     let ids = node.ids();
     assert_eq!(first(&ids, "p"), 196_608);
-    assert!(ids.snapshot().who_owns(131_080).to_string().contains("running at start"));
+    assert!(ids.snapshot().who_owns(131_080).to_string().contains("a user namespace that runs"));
 }
 
 #[test]

@@ -156,7 +156,7 @@ async fn a_sandbox_from_before_the_policy_keeps_the_nodes_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespaces_label_counts_and_one_that_makes_no_sense_is_told() {
+async fn a_namespaces_label_overrules_the_node() {
     let node = start(Policy::Default, Script::new()).await;
     node.label_namespace("opt-in").await;
     node.create("p", json!({})).await;

@@ -1,5 +1,7 @@
 //! Looks for what does not go with a user namespace: a function for each subject, each a plain look at the Pod.
 
+use std::path::Path;
+
 use super::pod::{Container, Volume};
 use super::{Finding, PodFacts, Question, Reason, VolumeFact};
 
@@ -185,33 +187,27 @@ fn volume_trouble(question: Question<'_>, volume: &Volume) -> Option<Finding> {
 
 fn path_trouble(volume: &str, path: &str, kind: &str) -> Option<Finding> {
     let clean = normal(path);
-    let is_below = |parent: &str| {
-        clean == parent || clean.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'))
+    let is_below = |parent: &&str| {
+        clean.strip_prefix(*parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let is_socket =
-        kind == "Socket" || clean.ends_with(".sock") || SOCKET_DIRECTORIES.contains(&clean.as_str());
-    let is_device = kind == "CharDevice" || kind == "BlockDevice";
-    match () {
-        () if is_device => {
-            Some(Finding::new(Reason::Device, format!("the volume `{volume}` is the device {path}")))
-        }
-        () if clean == "/" => {
-            let what =
-                format!("the volume `{volume}` is the node's whole tree, /proc, /sys and /dev among it");
-            Some(Finding::new(Reason::KernelPath, what))
-        }
-        () if KERNEL_PATHS.iter().any(|parent| is_below(parent)) => {
-            Some(Finding::new(Reason::KernelPath, format!("the volume `{volume}` is {path}")))
-        }
-        () if kind == "Socket" || clean.ends_with(".sock") => {
-            Some(Finding::new(Reason::NodeSocket, format!("the volume `{volume}` is the socket {path}")))
-        }
-        () if is_socket => Some(Finding::new(
-            Reason::NodeSocket,
-            format!("the volume `{volume}` is {path}, with the node's sockets"),
-        )),
-        () => None,
-    }
+    let is_socket = kind == "Socket" || Path::new(&clean).extension().is_some_and(|end| end == "sock");
+    let (reason, what) = if kind == "CharDevice" || kind == "BlockDevice" {
+        (Reason::Device, format!("the volume `{volume}` is the device {path}"))
+    } else if clean == "/" {
+        (
+            Reason::KernelPath,
+            format!("the volume `{volume}` is the node's whole tree, /proc, /sys and /dev among it"),
+        )
+    } else if KERNEL_PATHS.iter().any(is_below) {
+        (Reason::KernelPath, format!("the volume `{volume}` is {path}"))
+    } else if is_socket {
+        (Reason::NodeSocket, format!("the volume `{volume}` is the socket {path}"))
+    } else if SOCKET_DIRECTORIES.contains(&clean.as_str()) {
+        (Reason::NodeSocket, format!("the volume `{volume}` is {path}, with the node's sockets"))
+    } else {
+        return None;
+    };
+    Some(Finding::new(reason, what))
 }
 
 fn fact_trouble(pod: &PodFacts, volume: &str, fact: &VolumeFact) -> Option<Finding> {
