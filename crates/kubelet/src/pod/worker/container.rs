@@ -160,15 +160,12 @@ impl Worker {
         let prepared = self.prepared.clone().ok_or_else(|| config_error("the Pod is not prepared"))?;
         let sandbox = observed.ready_sandbox().ok_or_else(|| config_error("the sandbox is not ready"))?;
         let step = tracing::debug_span!(target: "path", "kubelet: image");
-        let image = match self.fetched.remove(&container.name) {
-            Some(image) => image,
-            None => {
-                let ensure = self.ensure_image(pod, container, &prepared.objects, abort);
-                Box::pin(ensure.instrument(step))
-                    .await
-                    .ok_or(StartFailure::Aborted)?
-                    .map_err(StartFailure::Image)?
-            }
+        let image = if let Some(image) = self.fetched.remove(&container.name) {
+            image
+        } else {
+            let ensure = self.ensure_image(pod, container, &prepared.objects, abort);
+            let ensured = Box::pin(ensure.instrument(step)).await;
+            ensured.ok_or(StartFailure::Aborted)?.map_err(StartFailure::Image)?
         };
         let volume_images = Box::pin(self.ensure_volume_images(pod, container, &prepared, abort)).await?;
         let own_ids = prepared.userns.mappings().cloned();
