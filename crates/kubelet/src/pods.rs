@@ -107,7 +107,7 @@ impl Pods {
         match update {
             Update::Applied(pod) => self.apply(pod),
             Update::Deleted(pod) if mirror_of(&pod).is_some() => {
-                self.change_mirrors(|state| drop(state.mirrors.remove(&name_of(&pod))));
+                self.change_mirrors(|state| drop(state.in_api.remove(&name_of(&pod))));
             }
             Update::Deleted(pod) => {
                 if let Some(uid) = uid_of(&pod) {
@@ -125,7 +125,7 @@ impl Pods {
                 self.change_mirrors(|state| {
                     state.is_synced = true;
                     let mirrors = pods.iter().filter_map(|pod| Some((name_of(pod), mirror_of(pod)?)));
-                    state.mirrors = mirrors.collect();
+                    state.in_api = mirrors.collect();
                 });
                 for pod in pods {
                     self.apply(pod);
@@ -160,7 +160,7 @@ impl Pods {
 
     fn apply(&mut self, pod: Pod) {
         if let Some(mirror) = mirror_of(&pod) {
-            self.change_mirrors(|state| drop(state.mirrors.insert(name_of(&pod), mirror)));
+            self.change_mirrors(|state| drop(state.in_api.insert(name_of(&pod), mirror)));
             return;
         }
         let Some(uid) = uid_of(&pod) else {

@@ -371,7 +371,8 @@ mod tests {
         ] {
             assert!(parse(fields).unwrap_err().contains(field), "{fields}");
         }
-        assert!(File::parse(Path::new("k.yaml"), "kind: Pod\napiVersion: v1\n").is_err());
+        let other = File::parse(Path::new("k.yaml"), "kind: Pod\napiVersion: v1\n").unwrap_err();
+        assert!(other.to_string().contains("KubeletConfiguration"), "{other}");
     }
 
     #[test]

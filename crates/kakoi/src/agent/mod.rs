@@ -25,6 +25,8 @@ use crate::roles::{KernelProbe, node_address};
 use crate::{cli, ids, machine, signal};
 use file::{File, FileError};
 
+/// All addresses of the node.
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// The port of the kubelet's HTTPS server.
 const PORT: u16 = 10_250;
 
@@ -95,10 +97,10 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
     let max_pods = settings.max_pods.unwrap_or(110);
     let ids_per_pod =
         settings.user_namespaces.ids_per_pod.unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into());
-    let listen: SocketAddr =
-        (settings.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), settings.port.unwrap_or(PORT)).into();
+    let listen: SocketAddr = (settings.address.unwrap_or(ANY), settings.port.unwrap_or(PORT)).into();
     let gates = gates(command, &settings.feature_gates)?;
-    let endpoint = command.container_runtime_endpoint.clone().or(settings.container_runtime_endpoint.clone());
+    let endpoint =
+        command.container_runtime_endpoint.clone().or_else(|| settings.container_runtime_endpoint.clone());
     let socket = socket(places, endpoint.as_deref())?;
     Ok(KubeletConfig {
         api_service: api_service(&client).await,

@@ -39,7 +39,7 @@ pub(crate) struct Mirrors {
     /// The node, which owns them; without it none is made.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) statics: BTreeMap<Name, Arc<Pod>>,
-    pub(crate) mirrors: BTreeMap<Name, Mirror>,
+    pub(crate) in_api: BTreeMap<Name, Mirror>,
 }
 
 impl Mirrors {
@@ -51,7 +51,7 @@ impl Mirrors {
         };
         let node = |state: &Self| state.node.as_ref().and_then(|node| node.metadata.uid.clone());
         self.is_synced == other.is_synced
-            && self.mirrors == other.mirrors
+            && self.in_api == other.in_api
             && node(self) == node(other)
             && hashes(self) == hashes(other)
     }
@@ -89,9 +89,9 @@ fn plan_acts(state: &Mirrors) -> Vec<Act> {
         let wanted = state.statics.get(name).and_then(|pod| hash_of(pod));
         !mirror.is_deleting && wanted == Some(mirror.hash.as_str())
     };
-    let stale = state.mirrors.iter().filter(|(name, mirror)| !is_fine(name, mirror));
-    let deletions = stale.map(|(name, mirror)| Act::Delete { name: name.clone(), uid: mirror.uid.clone() });
-    let missing = state.statics.iter().filter(|(name, _)| !state.mirrors.contains_key(*name));
+    let unfit = state.in_api.iter().filter(|(name, mirror)| !is_fine(name, mirror));
+    let deletions = unfit.map(|(name, mirror)| Act::Delete { name: name.clone(), uid: mirror.uid.clone() });
+    let missing = state.statics.iter().filter(|(name, _)| !state.in_api.contains_key(*name));
     let creations = state
         .node
         .iter()
@@ -202,7 +202,7 @@ mod tests {
             is_synced: true,
             node: Some(Arc::new(serde_json::from_value(node).unwrap())),
             statics: statics.iter().map(|pod| (name_of(pod), Arc::new(pod.clone()))).collect(),
-            mirrors: mirrors.iter().map(|pod| (name_of(pod), mirror_of(pod).unwrap())).collect(),
+            in_api: mirrors.iter().map(|pod| (name_of(pod), mirror_of(pod).unwrap())).collect(),
         }
     }
 
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(plan_acts(&state(std::slice::from_ref(&fixed), &[stale])), gone);
         assert_eq!(plan_acts(&state(&[], std::slice::from_ref(&fitting))), gone);
         let mut deleting = state(&[fixed], &[fitting]);
-        deleting.mirrors.values_mut().for_each(|mirror| mirror.is_deleting = true);
+        deleting.in_api.values_mut().for_each(|mirror| mirror.is_deleting = true);
         assert_eq!(plan_acts(&deleting), gone, "a user's deletion ends at once, and it is made again");
     }
 }

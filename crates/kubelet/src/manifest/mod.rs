@@ -92,7 +92,8 @@ fn identity(source: &ManifestSource, path: &Path, pod: &Value) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("node:{}\nfile:{}\n", source.node, path.display()));
     hash.update(pod.to_string());
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    let head = hash.finalize().iter().take(16).fold(0_u128, |head, byte| head << 8 | u128::from(*byte));
+    format!("{head:032x}")
 }
 
 /// Name, namespace, node and annotations as upstream gives them.
@@ -144,7 +145,7 @@ fn refuse_references(pod: &Pod) -> Result<(), ManifestError> {
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|spec| spec.service_account_name.as_ref()).filter(|name| !name.is_empty());
     let volumes = spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claim = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref()).next();
+    let claim = volumes.into_iter().find_map(|volume| volume.persistent_volume_claim.as_ref());
     let refers = named("ConfigMap", &found.config_maps)
         .or_else(|| named("Secret", &found.secrets))
         .or_else(|| account.map(|name| format!("the ServiceAccount {name:?}")))

@@ -2,6 +2,8 @@
 //!
 //! Source: "Node-pressure Eviction"; messages as upstream's eviction manager writes them.
 
+use std::fmt::Write as _;
+
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::pod::resource::group_amount;
@@ -196,10 +198,11 @@ fn failure(shortage: Shortage, usage: &PodUsage<'_>) -> Failure {
         bytes(available)
     );
     if signal != Signal::Inodes && used > requested {
-        message += &format!(
-            "The Pod was using {}, request is {}, has larger consumption of {resource}. ",
-            bytes(used),
-            bytes(requested)
+        let (used, requested) = (bytes(used), bytes(requested));
+        // Writing into a String cannot fail.
+        let _ = write!(
+            message,
+            "The Pod was using {used}, request is {requested}, has larger consumption of {resource}. "
         );
     }
     Failure { reason: "Evicted".to_owned(), message }

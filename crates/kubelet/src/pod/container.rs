@@ -228,7 +228,7 @@ fn all_mounts(input: ContainerInput<'_>) -> Vec<v1::Mount> {
             readonly: plan.is_read_only,
             propagation: plan.propagation.into(),
             recursive_read_only: plan.is_recursive_read_only,
-            image_sub_path: plan.image.as_ref().and(plan.sub_path.clone()).unwrap_or_default(),
+            image_sub_path: plan.image.as_ref().and_then(|_| plan.sub_path.clone()).unwrap_or_default(),
             image: plan.image.clone(),
             ..Default::default()
         };

@@ -52,8 +52,8 @@ impl Uid {
         match self {
             Self::Own(uid) => Ok(uid.clone()),
             Self::Mirror(mirrors) => {
-                let found = mirrors.wait_for(|state| state.mirrors.contains_key(name)).await?;
-                Ok(found.mirrors.get(name).map(|mirror| mirror.uid.clone()).unwrap_or_default())
+                let found = mirrors.wait_for(|state| state.in_api.contains_key(name)).await?;
+                Ok(found.in_api.get(name).map(|mirror| mirror.uid.clone()).unwrap_or_default())
             }
         }
     }
@@ -64,7 +64,7 @@ impl Uid {
             Self::Own(_) => false,
             Self::Mirror(mirrors) => {
                 let is_other =
-                    |state: &Mirrors| state.mirrors.get(name).is_some_and(|mirror| mirror.uid != before);
+                    |state: &Mirrors| state.in_api.get(name).is_some_and(|mirror| mirror.uid != before);
                 mirrors.wait_for(is_other).await.is_ok()
             }
         }

@@ -169,7 +169,7 @@ fn seccomp(
     }
 }
 
-/// The AppArmor profile; without one the runtime's own choice.
+/// The `AppArmor` profile; without one the runtime's own choice.
 fn apparmor(profile: Option<&AppArmorProfile>) -> Option<v1::SecurityProfile> {
     use v1::security_profile::ProfileType;
     let profile = profile?;

@@ -75,7 +75,9 @@ mod tests {
     fn start(statics: &mut Statics) -> Vec<String> {
         let startable = statics.startable();
         let names = startable.iter().map(|(uid, _)| uid.to_string()).collect();
-        startable.into_iter().for_each(|(uid, pod)| statics.note_start(uid, pod));
+        for (uid, pod) in startable {
+            statics.note_start(uid, pod);
+        }
         names
     }
 

@@ -25,18 +25,18 @@ struct CheckResponse {
 #[repr(i32)]
 enum Serving {
     Unknown = 0,
-    Serving = 1,
-    NotServing = 2,
-    ServiceUnknown = 3,
+    Yes = 1,
+    No = 2,
+    NoSuchService = 3,
 }
 
 impl Serving {
     fn name(self) -> &'static str {
         match self {
             Self::Unknown => "UNKNOWN",
-            Self::Serving => "SERVING",
-            Self::NotServing => "NOT_SERVING",
-            Self::ServiceUnknown => "SERVICE_UNKNOWN",
+            Self::Yes => "SERVING",
+            Self::No => "NOT_SERVING",
+            Self::NoSuchService => "SERVICE_UNKNOWN",
         }
     }
 }
@@ -56,7 +56,7 @@ pub(super) async fn check(address: &str, service: &str) -> Result<(), String> {
     let codec: ProstCodec<CheckRequest, CheckResponse> = ProstCodec::default();
     match client.unary(request, path, codec).await {
         Ok(answer) => match answer.into_inner().status() {
-            Serving::Serving => Ok(()),
+            Serving::Yes => Ok(()),
             other => Err(format!("service unhealthy (responded with {:?})", other.name())),
         },
         Err(status) if status.code() == Code::Unimplemented => Err(format!(
@@ -131,8 +131,8 @@ mod tests {
         framed.put_slice(&message);
         let mut trailers = http::HeaderMap::new();
         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-        let frames = [Ok(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
-        Ok(response.body(StreamBody::new(futures::stream::iter(frames)).boxed()).unwrap())
+        let parts = [Ok(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
+        Ok(response.body(StreamBody::new(futures::stream::iter(parts)).boxed()).unwrap())
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Volumes by claim: which PersistentVolume a Pod's claim is bound to, and what of the node that is. Pure.
+//! Volumes by claim: which `PersistentVolume` a Pod's claim is bound to, and what of the node that is. Pure.
 //!
 //! Binding is a controller's; here a claim must be bound, and the volume must say that it is this claim's.
 
@@ -40,7 +40,7 @@ pub(crate) fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
     Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
 }
 
-/// The PersistentVolumes that the Pod's claims are bound to.
+/// The `PersistentVolume`s that the Pod's claims are bound to.
 pub(crate) fn bound_volumes(objects: &Snapshot) -> impl Iterator<Item = String> {
     let names = objects.claims.values().filter_map(|claim| claim.spec.as_ref()?.volume_name.clone());
     names.filter(|name| !name.is_empty())

@@ -43,7 +43,7 @@ pub(crate) enum Content {
 #[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
 pub(crate) struct VolumeError {
     pub(crate) volume: String,
-    pub(crate) cause: VolumeCause,
+    pub(crate) cause: Box<VolumeCause>,
 }
 
 /// What stands in the way of a volume.
@@ -81,7 +81,7 @@ pub(crate) fn plan_volumes(input: PayloadInput<'_>) -> Result<Vec<VolumePlan>, V
             Ok((content, is_read_only)) => {
                 Ok(VolumePlan { name: volume.name.clone(), content, is_read_only })
             }
-            Err(cause) => Err(VolumeError { volume: volume.name.clone(), cause }),
+            Err(cause) => Err(VolumeError { volume: volume.name.clone(), cause: Box::new(cause) }),
         })
         .collect()
 }

@@ -61,7 +61,8 @@ pub(crate) fn apply_volumes(
     plans
         .iter()
         .map(|plan| {
-            apply_volume(input, plan).map_err(|cause| VolumeError { volume: plan.name.clone(), cause })
+            apply_volume(input, plan)
+                .map_err(|cause| VolumeError { volume: plan.name.clone(), cause: Box::new(cause) })
         })
         .collect()
 }

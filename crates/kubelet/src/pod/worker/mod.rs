@@ -182,7 +182,7 @@ impl Worker {
             told: BTreeSet::new(),
             failure: None,
             refusal,
-            sizes: Sizes::of(desired.pod.status.as_ref().unwrap_or(&PodStatus::default())),
+            sizes: desired.pod.status.as_ref().map(Sizes::of).unwrap_or_default(),
             handler: None,
             failures_in_a_row: 0,
             prepared: None,
@@ -215,7 +215,7 @@ impl Worker {
         shutdown
             .run_until_cancelled(async {
                 loop {
-                    let Some(next) = self.pass().await else { return };
+                    let Some(next) = Box::pin(self.pass()).await else { return };
                     if let Next::Wait(until) = next {
                         self.wait(until).await;
                     }

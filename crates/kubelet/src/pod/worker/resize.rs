@@ -78,7 +78,7 @@ impl Worker {
                 continue;
             }
             if let Err(text) = self.resize_one(pod, &container, &applied, record).await {
-                self.note_resize_error(pod, &container.name, text);
+                self.note_resize_error(pod, &container.name, &text);
                 return has_acted;
             }
             self.sizes.note_applied(&container);
@@ -123,8 +123,8 @@ impl Worker {
         self.shared.cri.update_container_resources(request).await.map(drop).map_err(|error| error.message)
     }
 
-    fn note_resize_error(&mut self, pod: &Pod, container: &str, text: String) {
-        let text = format!("error resizing container {container}: {text}");
+    fn note_resize_error(&mut self, pod: &Pod, container: &str, cause: &str) {
+        let text = format!("error resizing container {container}: {cause}");
         if self.sizes.error.as_ref() != Some(&text) {
             self.shared.events.pod(pod, Kind::Warning, "ResizeError", text.clone());
         }
