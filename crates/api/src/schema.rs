@@ -37,11 +37,13 @@ pub struct Type {
     pub name: &'static str,
     /// Set when objects of this type stand alone.
     pub kind: Option<GroupVersionKind>,
+    /// Whether server-side apply owns objects of this type as a whole, unless a field is `granular`.
+    pub is_atomic: bool,
     /// Fields, sorted by JSON name.
     pub fields: &'static [Field],
 }
 
-static NOTHING: Type = Type { name: "", kind: None, fields: &[] };
+static NOTHING: Type = Type { name: "", kind: None, is_atomic: false, fields: &[] };
 
 impl Type {
     /// The field of this JSON name; names are case-sensitive.
@@ -86,6 +88,8 @@ pub struct Field {
     pub list: ListKind,
     /// Whether a map or struct is owned and replaced as a whole.
     pub atomic: bool,
+    /// Whether a struct of an atomic type is owned field by field here.
+    pub granular: bool,
     /// How a strategic merge patch treats it.
     pub patch: Patch,
     /// Static default.

@@ -23,6 +23,7 @@ pub(crate) fn join(types: &mut Types, messages: &Messages, overlay: &Overlay) {
 }
 
 fn join_type(ty: &mut Type, group_version: &str, message: &Message, messages: &Messages) {
+    ty.is_atomic = message.is_atomic;
     let keys: Vec<String> = ty.fields.iter().map(|field| key_of(&field.json)).collect();
     for (field, key) in ty.fields.iter_mut().zip(&keys) {
         let Some(found) = find(key, &keys, group_version, message, messages) else { continue };
@@ -80,6 +81,7 @@ fn apply_markers(field: &mut Field, found: &MessageField) {
     {
         field.atomic_map = true;
     }
+    field.granular = marker(&found.markers, "structType") == Some("granular");
     if let Some(strategy) = marker(&found.markers, "patchStrategy") {
         field.patch = Some(patch(strategy, marker(&found.markers, "patchMergeKey")));
     }

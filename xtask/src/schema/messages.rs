@@ -34,10 +34,14 @@ fn group_version(path: &Path) -> Option<String> {
 fn read_file(text: &str, group_version: &str, messages: &mut Messages) {
     let mut current: Option<(String, Message)> = None;
     let mut pending = MessageField::default();
+    let mut is_atomic = false;
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix("pub struct ") {
+        if line == "/// +structType=atomic" {
+            is_atomic = true;
+        } else if let Some(name) = line.strip_prefix("pub struct ") {
             let name = name.trim_end_matches(" {}").trim_end_matches(" {").to_lowercase();
-            current = Some((format!("{group_version}.{name}"), Message::default()));
+            let message = Message { is_atomic: std::mem::take(&mut is_atomic), ..Message::default() };
+            current = Some((format!("{group_version}.{name}"), message));
             pending = MessageField::default();
         } else if line == "}" {
             messages.extend(current.take());

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Type {
     /// Group, version and kind, when the type is a top-level object.
     pub(crate) kind: Option<(String, String, String)>,
+    /// Whether objects of the type are owned and replaced as a whole, unless a field says otherwise.
+    pub(crate) is_atomic: bool,
     /// Fields in the order of their JSON names.
     pub(crate) fields: Vec<Field>,
 }
@@ -26,6 +28,8 @@ pub(crate) struct Field {
     pub(crate) list: Option<String>,
     /// Whether a map or struct is replaced as a whole.
     pub(crate) atomic_map: bool,
+    /// Whether a struct of an atomic type is owned field by field here.
+    pub(crate) granular: bool,
     /// Strategic-merge strategy with its key: `merge:name`, `merge+retainKeys:name`, `replace`.
     pub(crate) patch: Option<String>,
     /// Protobuf numbers from the message down to the field; more than one where JSON inlines a message.
@@ -46,6 +50,8 @@ pub(crate) type Types = BTreeMap<String, Type>;
 /// One protobuf message: what `k8s-pb` says of it.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Message {
+    /// Whether its comment says that it is owned as a whole.
+    pub(crate) is_atomic: bool,
     /// Fields in source order.
     pub(crate) fields: Vec<MessageField>,
 }

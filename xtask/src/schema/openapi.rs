@@ -63,7 +63,7 @@ fn read_type(text: &str) -> Option<(String, Type)> {
         }
     }
     fields.sort_by(|a, b| a.json.cmp(&b.json));
-    Some((name, Type { kind, fields }))
+    Some((name, Type { kind, is_atomic: false, fields }))
 }
 
 fn apply_merge(field: &mut Field, merge: Option<&Merge>) {

@@ -6,9 +6,10 @@ use super::model::{Field, Type, Types};
 
 const HEADER: &str = "\
 # The schema table of the Kubernetes 1.36 API. Made by `cargo xtask schema`; do not edit.
-# A line without indent begins a type: name, then group/version/Kind for top-level objects.
+# A line without indent begins a type: name, then group/version/Kind for top-level objects, then `atomic`
+# where server-side apply owns objects of the type as a whole.
 # A field: JSON name, shape, then facts. Shapes: []X list, {}X map, a type's name, or a scalar.
-# Facts: req; list=atomic|set|map:keys; atomic; patch=strategy:key; pb=number (n.m where JSON inlines a message);
+# Facts: req; list=atomic|set|map:keys; atomic; granular (although the type is atomic); patch=strategy:key; pb=number (n.m where JSON inlines a message);
 # null (zero differs from absent); embed (a struct that is always present); go=named type; default=JSON (to the line's end).
 ";
 
@@ -26,6 +27,9 @@ fn write_type(text: &mut String, name: &str, ty: &Type) {
     if let Some((group, version, kind)) = &ty.kind {
         let _ = write!(text, " {group}/{version}/{kind}");
     }
+    if ty.is_atomic {
+        text.push_str(" atomic");
+    }
     text.push('\n');
     for field in &ty.fields {
         write_field(text, field);
@@ -37,6 +41,7 @@ fn write_field(text: &mut String, field: &Field) {
     for (flag, word) in [
         (field.required, "req"),
         (field.atomic_map, "atomic"),
+        (field.granular, "granular"),
         (field.nullable, "null"),
         (field.embedded, "embed"),
     ] {

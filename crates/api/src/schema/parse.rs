@@ -32,9 +32,17 @@ fn blocks() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 fn read_type(head: &'static str, body: Vec<&'static str>, names: &[&str]) -> Type {
-    let (name, kind) = head.split_once(' ').map_or((head, None), |(name, kind)| (name, read_kind(kind)));
+    let mut words = head.split(' ');
+    let name = words.next().unwrap_or(head);
+    let (mut kind, mut is_atomic) = (None, false);
+    for word in words {
+        match word {
+            "atomic" => is_atomic = true,
+            _ => kind = read_kind(word),
+        }
+    }
     let fields: Vec<Field> = body.into_iter().filter_map(|line| read_field(line, names)).collect();
-    Type { name, kind, fields: fields.leak() }
+    Type { name, kind, is_atomic, fields: fields.leak() }
 }
 
 fn read_kind(text: &'static str) -> Option<GroupVersionKind> {
@@ -55,6 +63,7 @@ fn read_field(line: &'static str, names: &[&str]) -> Option<Field> {
         required: false,
         list: ListKind::Atomic,
         atomic: false,
+        granular: false,
         patch: Patch::default(),
         default,
         pb: &[],
@@ -72,6 +81,7 @@ fn read_fact(word: &'static str, field: &mut Field) -> Option<()> {
     match word.split_once('=').unwrap_or((word, "")) {
         ("req", _) => field.required = true,
         ("atomic", _) => field.atomic = true,
+        ("granular", _) => field.granular = true,
         ("null", _) => field.nullable = true,
         ("embed", _) => field.embedded = true,
         ("list", value) => field.list = read_list(value)?,
