@@ -153,9 +153,30 @@ pub fn decode(
         MediaType::Protobuf => {
             let message = protobuf::decode(body, root).map_err(unrecognized)?;
             check_kind(&message.api_version, &message.kind, expected)?;
-            typed_object(message.object, root, expected)
+            typed_object(message.object, root, expected, typed::Empty::Dropped)
         }
     }
+}
+
+/// Decodes the object of a server-side apply, which is YAML or JSON. Nulls and zero values stay: who names a field
+/// owns it.
+///
+/// # Errors
+/// [`DecodeError`], as [`decode`].
+pub fn decode_applied(
+    body: &[u8],
+    root: &'static Type,
+    expected: Expected<'_>,
+) -> Result<Decoded, DecodeError> {
+    let unrecognized = |reason: String| DecodeError::Unrecognized {
+        kind: expected.kind.to_owned(),
+        reason,
+        summary: summary(body),
+    };
+    let document = yaml::parse(body).map_err(unrecognized)?;
+    let complaints = yaml_complaints(&document.repeated);
+    typed_with(document.root, root, expected, complaints, typed::Empty::Kept)
+        .map_err(|refusal| refusal.into_error(expected, body))
 }
 
 /// Types a value that is already parsed, such as the outcome of a patch.
@@ -207,18 +228,33 @@ fn typed(
     node: Node,
     root: &'static Type,
     expected: Expected<'_>,
+    unknown: Vec<String>,
+) -> Result<Decoded, Refusal> {
+    typed_with(node, root, expected, unknown, typed::Empty::Dropped)
+}
+
+fn typed_with(
+    node: Node,
+    root: &'static Type,
+    expected: Expected<'_>,
     mut unknown: Vec<String>,
+    empty: typed::Empty,
 ) -> Result<Decoded, Refusal> {
     let api_version = head_text(&node, "apiVersion")?;
     let kind = head_text(&node, "kind")?;
     check_kind(&api_version, &kind, expected).map_err(Refusal::Error)?;
-    let decoded = typed_object(node, root, expected).map_err(Refusal::Error)?;
+    let decoded = typed_object(node, root, expected, empty).map_err(Refusal::Error)?;
     unknown.extend(decoded.unknown);
     Ok(Decoded { object: decoded.object, unknown })
 }
 
-fn typed_object(node: Node, root: &'static Type, expected: Expected<'_>) -> Result<Decoded, DecodeError> {
-    let typed = typed::decode(node, root).map_err(|reason| DecodeError::Unhandled {
+fn typed_object(
+    node: Node,
+    root: &'static Type,
+    expected: Expected<'_>,
+    empty: typed::Empty,
+) -> Result<Decoded, DecodeError> {
+    let typed = typed::decode(node, root, empty).map_err(|reason| DecodeError::Unhandled {
         found: expected.kind.to_owned(),
         version: expected.version.to_owned(),
         kind: expected.kind.to_owned(),

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod apply;
 pub mod codec;
 pub mod default;
 pub mod discovery;

@@ -1,5 +1,5 @@
 //! Patches: strategic merge by the schema table, JSON merge patch (RFC 7386) and JSON patch (RFC 6902).
-//! Server-side apply will stand beside them. Nothing here knows of HTTP: `PatchError::class` tells the answer's code.
+//! Server-side apply is `crate::apply`. Nothing here knows of HTTP: `PatchError::class` tells the answer's code.
 
 use serde_json::Value;
 use thiserror::Error;

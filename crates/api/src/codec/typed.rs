@@ -19,10 +19,17 @@ pub(super) struct Typed {
     pub(super) complaints: Vec<String>,
 }
 
+/// What becomes of members that Go would leave out: nulls, and optional ones with their zero values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Empty {
+    #[default]
+    Dropped,
+    Kept,
+}
+
 /// Types a whole object. The error is Go's message for the first value of a wrong kind.
-pub(super) fn decode(node: Node, root: &'static Type) -> Result<Typed, String> {
-    let mut walker =
-        Walker { strict: Vec::new(), place: String::new(), path: Vec::new(), owner: "", error: None };
+pub(super) fn decode(node: Node, root: &'static Type, empty: Empty) -> Result<Typed, String> {
+    let mut walker = Walker { empty, ..Walker::default() };
     let kind = node.go_kind();
     let Node::Object(members) = node else {
         return Err(format!("json: cannot unmarshal {kind} into Go value of type {}", root.go_type()));
@@ -67,6 +74,7 @@ pub(super) fn is_omitted(field: &Field, value: &Value) -> bool {
 
 #[derive(Default)]
 struct Walker {
+    empty: Empty,
     strict: Vec<String>,
     /// Path with indices, as complaints print it.
     place: String,
@@ -134,10 +142,14 @@ impl Walker {
     fn field(&mut self, node: Node, field: &'static Field, ty: &'static Type) -> Option<Value> {
         let outer = std::mem::replace(&mut self.owner, ty.go_name());
         self.path.push(field.json);
+        let null = (node == Node::Null).then_some(Value::Null);
         let value = self.within(field.json, |walker| walker.value(node, field.kind, field.go));
         self.path.pop();
         self.owner = outer;
-        value.filter(|value| !is_omitted(field, value))
+        match self.empty {
+            Empty::Kept => value.or(null),
+            Empty::Dropped => value.filter(|value| !is_omitted(field, value)),
+        }
     }
 
     /// Reads a value; `None` stands for Go's nil.
