@@ -172,6 +172,16 @@ impl Status {
         status
     }
 
+    /// 409: an object is not applied, because others own its fields; the causes say which.
+    pub fn apply_conflict(message: impl Into<String>) -> Self {
+        Self::failure(409, "Conflict", message)
+    }
+
+    /// 500 with the text alone, as upstream answers errors that it has no reason for.
+    pub fn plain(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message)
+    }
+
     /// 422: fields are refused.
     pub fn invalid(kind: &Kind, name: &str, errors: &FieldErrors) -> Self {
         Self::invalid_kind(kind.group, kind.kind, name, errors)
@@ -362,13 +372,13 @@ impl Status {
         let mut metadata = Map::new();
         put(&mut metadata, "continue", &self.details.continue_token);
         object.insert("metadata".into(), Value::Object(metadata));
-        object.insert("status".into(), if self.reason.is_empty() { "Success" } else { "Failure" }.into());
+        object.insert("status".into(), if self.code < 400 { "Success" } else { "Failure" }.into());
         put(&mut object, "message", &self.message);
         put(&mut object, "reason", self.reason);
         if self.details.is_shown {
             object.insert("details".into(), self.details());
         }
-        if !self.reason.is_empty() {
+        if self.code >= 400 {
             object.insert("code".into(), self.code.into());
         }
         Value::Object(object)

@@ -118,7 +118,12 @@ pub(crate) fn decode_patched(
     judge(decoded, expected, validation)
 }
 
-fn judge(decoded: Decoded, expected: Expected<'_>, validation: FieldValidation) -> Result<Body, Status> {
+/// Warns of what a type does not have, or refuses it.
+pub(crate) fn judge(
+    decoded: Decoded,
+    expected: Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Body, Status> {
     if validation == FieldValidation::Strict
         && let Some(message) = decoded.strict_error(expected)
     {

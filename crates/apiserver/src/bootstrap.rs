@@ -24,7 +24,8 @@ const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-nod
 /// Makes the namespaces that every cluster has.
 pub(crate) async fn make_namespaces(server: &Server) -> Result<(), Status> {
     let user = Arc::new(Identity::admin());
-    let info = RequestInfo::parse(&Method::POST, &Uri::from_static("/api/v1/namespaces"));
+    let mut info = RequestInfo::parse(&Method::POST, &Uri::from_static("/api/v1/namespaces"));
+    info.user_agent = "kube-apiserver".to_owned();
     let Some(kind) = kind::find("", "v1", "namespaces") else { return Ok(()) };
     let missing = NAMESPACES.iter().filter(|name| server.cache.get(kind, name).is_none());
     let writes = missing.map(|name| {

@@ -27,6 +27,7 @@ mod list;
 mod listener;
 mod meta;
 mod metrics;
+mod ownership;
 mod patch;
 mod pki;
 mod pod_security;

@@ -92,6 +92,8 @@ pub(crate) struct RequestInfo {
     /// Path segments after the subresource.
     pub(crate) rest: Vec<String>,
     pub(crate) query: Query,
+    /// What the client calls itself; empty when it doesn't say.
+    pub(crate) user_agent: String,
 }
 
 impl RequestInfo {

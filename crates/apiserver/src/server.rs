@@ -9,7 +9,7 @@ use api::kind::{self, Kind};
 use api::status::Status;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -69,7 +69,8 @@ impl Server {
     /// Answers a request. Never fails: what goes wrong is said in the answer.
     pub(crate) async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Response<ResponseBody> {
         let begun = Instant::now();
-        let info = RequestInfo::parse(request.method(), request.uri());
+        let mut info = RequestInfo::parse(request.method(), request.uri());
+        info.user_agent = text_of(request.headers().get(USER_AGENT)).to_owned();
         let gzip = response::accepts_gzip(request.headers()) && !info.is_long_running();
         let audit = uuid::Uuid::new_v4().to_string();
         let step = tracing::debug_span!(target: "path", "api: request", of = step_of(&info));
@@ -367,13 +368,17 @@ impl Call<'_> {
     }
 }
 
-/// The answer to a write: the object, and what there is to warn of.
+fn text_of(header: Option<&HeaderValue>) -> &str {
+    header.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 /// A request in the list of steps, such as `patch pods/status`.
 fn step_of(info: &RequestInfo) -> String {
     let slash = if info.subresource.is_empty() { "" } else { "/" };
     format!("{} {}{slash}{}", info.verb, info.resource, info.subresource)
 }
 
+/// The answer to a write: the object, and what there is to warn of.
 fn written(kind: &Kind, accepted: Accepted, written: Written) -> Response<ResponseBody> {
     let code = if written.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let object = view::in_form(kind, written.object, accepted.form);

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 
 use crate::identity::{Identity, RequestIdentity};
 use crate::response::ResponseBody;
@@ -19,11 +20,18 @@ use crate::{BoxError, body};
 pub struct ApiService {
     server: Arc<Server>,
     identity: Arc<Identity>,
+    /// What its requests call themselves: `kubelet`, `kube-scheduler` …
+    agent: Option<HeaderValue>,
 }
 
 impl ApiService {
     pub(crate) fn new(server: Arc<Server>, identity: Identity) -> Self {
-        Self { server, identity: Arc::new(identity) }
+        let agent = match identity.node_name() {
+            Some(_) => "kubelet",
+            None => identity.user.rsplit(':').next().unwrap_or_default(),
+        };
+        let agent = HeaderValue::from_str(agent).ok();
+        Self { server, identity: Arc::new(identity), agent }
     }
 
     /// The identity of its requests.
@@ -48,6 +56,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (server, identity) = (self.server.clone(), self.identity.clone());
         let mut request = request.map(body::boxed);
+        if let Some(agent) = &self.agent {
+            request.headers_mut().entry(USER_AGENT).or_insert_with(|| agent.clone());
+        }
         request.extensions_mut().insert(RequestIdentity(identity));
         Box::pin(async move { Ok(server.serve(request).await) })
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::apply::{Managers, Operation};
 use api::codec::MediaType;
 use api::kind::{self, Ctx, Kind};
 use api::status::Status;
@@ -19,7 +20,7 @@ use crate::cache::{Object, Table};
 use crate::identity::Identity;
 use crate::request::{Query, RequestInfo};
 use crate::server::Server;
-use crate::{admission, allocation, meta, view};
+use crate::{admission, allocation, meta, ownership, view};
 
 /// How often a write that names no resource version is tried again when the object changes under it.
 const TRIES: usize = 16;
@@ -36,6 +37,8 @@ pub(crate) struct Write<'a> {
     pub(crate) now: Timestamp,
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
+    /// How it takes ownership of fields.
+    pub(crate) operation: Operation,
 }
 
 /// What a write made.
@@ -51,6 +54,8 @@ struct Changed {
     object: Value,
     version: String,
     warnings: Vec<String>,
+    /// Whether it is as it was; the order of its fields doesn't count.
+    is_same: bool,
 }
 
 /// Who writes which part of an object.
@@ -95,6 +100,7 @@ impl<'a> Write<'a> {
             now: Timestamp::now(),
             dry_run: info.query.has("dryRun"),
             validation: FieldValidation::of(&info.query),
+            operation: Operation::Update,
         })
     }
 
@@ -157,9 +163,10 @@ impl<'a> Write<'a> {
     /// Makes a new object of a decoded and defaulted one.
     pub(crate) async fn create_object(
         &self,
-        object: Value,
+        mut object: Value,
         warnings: Vec<String>,
     ) -> Result<Written, Status> {
+        ownership::of_new(self, &mut object)?;
         let prefix = meta::text(&object, "generateName").to_owned();
         if !meta::text(&object, "name").is_empty() || prefix.is_empty() {
             return self.create_named(object, warnings).await;
@@ -179,7 +186,11 @@ impl<'a> Write<'a> {
         Err(last)
     }
 
-    async fn create_named(&self, mut object: Value, mut warnings: Vec<String>) -> Result<Written, Status> {
+    pub(crate) async fn create_named(
+        &self,
+        mut object: Value,
+        mut warnings: Vec<String>,
+    ) -> Result<Written, Status> {
         if !meta::text(&object, "resourceVersion").is_empty() {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -248,13 +259,7 @@ impl<'a> Write<'a> {
     }
 
     fn fill_system_fields(&self, object: &mut Value) {
-        for name in [
-            "resourceVersion",
-            "selfLink",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "managedFields",
-        ] {
+        for name in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             meta::set(object, name, None);
         }
         meta::set(object, "uid", Some(uuid::Uuid::new_v4().to_string().into()));
@@ -284,7 +289,7 @@ impl<'a> Write<'a> {
         if is_missing && matches!(part, Part::Main) && self.kind.creates_on_update {
             let mut object = object;
             meta::set(&mut object, "resourceVersion", None);
-            return self.create_named(object, warnings).await;
+            return self.create_object(object, warnings).await;
         }
         self.change(part, |_| Ok((object.clone(), warnings.clone()))).await
     }
@@ -298,7 +303,10 @@ impl<'a> Write<'a> {
     ) -> Result<Written, Status> {
         for _ in 0..TRIES {
             let current = self.current()?;
-            let Changed { mut object, version, warnings } = self.changed(part, &current, &make)?;
+            let Changed { mut object, version, warnings, is_same } = self.changed(part, &current, &make)?;
+            if is_same {
+                return Ok(Written { object, is_new: false, warnings });
+            }
             let held = self.allocate(&mut object, Some(&current)).await?;
             let stored = self.store_change(&current, object).await;
             match &stored {
@@ -326,7 +334,13 @@ impl<'a> Write<'a> {
         let (new, mut warnings) = make(&old)?;
         let version = meta::text(&new, "resourceVersion").to_owned();
         self.check_version(&version, current)?;
-        let object = self.prepared(new, &old, part)?;
+        let managers = match self.operation {
+            Operation::Apply => Managers::of(&new),
+            Operation::Update => ownership::of_change(self, &old, &new, part)?,
+        };
+        let mut object = self.prepared(new, &old, part)?;
+        ownership::set(&mut object, &managers);
+        ownership::keep_times(&mut object, &old);
         admission::update(self, &old)?;
         warnings.extend((self.kind.warnings)(&object, Some(&old)));
         // A Pod's ephemeral containers come below it.
@@ -338,7 +352,8 @@ impl<'a> Write<'a> {
         if is_examined {
             warnings.extend(admission::examine(self, &object, Some(&old))?);
         }
-        Ok(Changed { object, version, warnings })
+        let is_same = object == old;
+        Ok(Changed { object, version, warnings, is_same })
     }
 
     /// Changes an object by the server's own hand: no rule of the kind is asked.
@@ -405,7 +420,6 @@ impl<'a> Write<'a> {
         if meta::get(&new, "deletionGracePeriodSeconds").is_none() {
             meta::copy(&mut new, old, "deletionGracePeriodSeconds");
         }
-        meta::set(&mut new, "managedFields", None);
         // The version has been compared; rules only ask whether there is one.
         meta::copy(&mut new, old, "resourceVersion");
         let ctx = self.ctx();
@@ -527,6 +541,9 @@ fn check_options(options: &str, query: &Query) -> Result<(), Status> {
     let validation = query.get("fieldValidation");
     if !matches!(validation, "" | "Ignore" | "Warn" | "Strict") {
         errors.not_supported(&Path::new("fieldValidation"), validation, &["", "Ignore", "Strict", "Warn"]);
+    }
+    if options != "DeleteOptions" {
+        ownership::check_manager(query, &mut errors);
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid_kind("meta.k8s.io", options, "", &errors)) }
 }

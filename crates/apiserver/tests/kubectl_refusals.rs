@@ -105,9 +105,9 @@ const CASES: &[Case] = &[
         "",
     ),
     (
-        "server-side apply",
+        "server-side apply of an unknown field",
         &["apply", "--server-side", "-f", "-"],
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndatax: {}\n",
     ),
     ("an immutable ConfigMap", &["patch", "configmap", "fixed", "-p", "{\"data\":{\"a\":\"2\"}}"], ""),
     ("the namespace default", &["delete", "namespace", "default"], ""),
