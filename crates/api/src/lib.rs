@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod patch;
 pub mod pod_security;
 pub mod quantity;
+pub mod rbac;
 pub mod schema;
 pub mod selector;
 pub mod status;
