@@ -1,10 +1,11 @@
 //! Remote command and port-forward protocols: WebSocket v4 and v5, SPDY/3.1, client and server side.
 //!
 //! [`remotecommand`] serves `exec` and `attach`, [`portforward`] serves `port-forward`; both hand out plain
-//! `AsyncRead`/`AsyncWrite` streams and know nothing of containers. [`proxy`] passes an upgrade request on to
+//! `AsyncRead`/`AsyncWrite` streams and know nothing of containers. [`feed`] sends messages one way. [`proxy`] passes an upgrade request on to
 //! another server and then copies bytes, which is all that the API server and the kubelet do with these.
 //! Nothing here opens a connection or listens: the caller brings the request and the transport.
 
+pub mod feed;
 pub mod portforward;
 pub mod proxy;
 pub mod remotecommand;
