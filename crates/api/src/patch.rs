@@ -14,6 +14,10 @@ mod strategic;
 /// More operations in one JSON patch are refused.
 pub const MAX_OPERATIONS: usize = 10_000;
 
+/// More bytes than these are not copied by the `copy` operations of one JSON patch together: a few of them can double a
+/// document again and again.
+pub const MAX_COPIED: usize = 3 * 1024 * 1024;
+
 /// Which answer a refused patch gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -63,6 +67,14 @@ pub enum PatchError {
         /// How many there are.
         found: usize,
     },
+    /// A JSON patch that copies too much.
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {MAX_COPIED}"
+    )]
+    TooMuchCopied {
+        /// How many bytes.
+        size: usize,
+    },
     /// An operation of a JSON patch fails.
     #[error("{reason}")]
     Failed {
@@ -87,7 +99,7 @@ impl PatchError {
             | Self::BadPrimitiveList
             | Self::BadRetainKeys
             | Self::BadElementOrder => ErrorClass::BadRequest,
-            Self::TooManyOperations { .. } => ErrorClass::TooLarge,
+            Self::TooManyOperations { .. } | Self::TooMuchCopied { .. } => ErrorClass::TooLarge,
             Self::ListOfLists | Self::Failed { .. } => ErrorClass::Unprocessable,
             Self::Unfit { .. } => ErrorClass::Internal,
         }
