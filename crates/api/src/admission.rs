@@ -124,26 +124,79 @@ pub fn default_tolerations(pod: &mut Value) {
     }
 }
 
-/// Sets the Pod's priority from its class: 0 without one.
+/// The classes that every cluster has, with their values.
+pub const SYSTEM_PRIORITIES: [(&str, i64); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+/// Sets the Pod's priority from the class that it names, or from the one for all that name none. `class` is that
+/// object; a Pod without any has priority 0.
 ///
 /// # Errors
-/// The reason for a 403: an unknown class, or a priority that is not the class's.
-pub fn priority(pod: &mut Value) -> Result<(), String> {
-    let class = spec(pod).text("priorityClassName");
-    let priority: i64 = match class {
-        "" => 0,
-        "system-cluster-critical" => 2_000_000_000,
-        "system-node-critical" => 2_000_001_000,
-        other => return Err(format!("no PriorityClass with name {other} was found")),
-    };
-    if let Some(given) = spec(pod).int("priority").filter(|given| *given != priority) {
+/// The reason for a 403: an unknown class, or a priority or preemption policy that is not the class's.
+pub fn priority(pod: &mut Value, class: Option<&Value>) -> Result<(), String> {
+    let named = spec(pod).text("priorityClassName").to_owned();
+    let system = SYSTEM_PRIORITIES.iter().find(|(name, _)| *name == named);
+    if !named.is_empty() && class.is_none() && system.is_none() {
+        return Err(format!("no PriorityClass with name {named} was found"));
+    }
+    let value =
+        class.and_then(|class| class.int("value")).or_else(|| system.map(|(_, value)| *value)).unwrap_or(0);
+    let policy = class.map(|class| class.text("preemptionPolicy")).filter(|policy| !policy.is_empty());
+    let policy = policy.unwrap_or("PreemptLowerPriority");
+    if let Some(given) = spec(pod).int("priority").filter(|given| *given != value) {
         return Err(format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        ));
+    }
+    let given = spec(pod).text("preemptionPolicy");
+    if !given.is_empty() && given != policy {
+        return Err(format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
         ));
     }
     let fields = object_at(pod, "spec");
-    fields.insert("priority".into(), priority.into());
-    fields.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
+    if let Some(class) = class.filter(|_| named.is_empty()) {
+        fields.insert("priorityClassName".into(), metadata(class).text("name").into());
+    }
+    fields.insert("priority".into(), value.into());
+    fields.insert("preemptionPolicy".into(), policy.into());
+    Ok(())
+}
+
+/// Gives a Pod what its `RuntimeClass` says: the overhead, and where it may run.
+///
+/// # Errors
+/// The reason for a 403.
+pub fn runtime_class(pod: &mut Value, class: &Value) -> Result<(), String> {
+    if let Some(overhead) = class.field("overhead").and_then(|overhead| overhead.field("podFixed")) {
+        match spec(pod).field("overhead") {
+            Some(given) if given != overhead => {
+                return Err(
+                    "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned()
+                );
+            }
+            _ => object_at(pod, "spec").insert("overhead".into(), overhead.clone()),
+        };
+    }
+    let Some(scheduling) = class.field("scheduling") else { return Ok(()) };
+    for (key, value) in scheduling.entries("nodeSelector") {
+        let given = spec(pod).field("nodeSelector").map(|all| all.text(key)).unwrap_or_default().to_owned();
+        if !given.is_empty() && given != value {
+            return Err(format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {given}"
+            ));
+        }
+        if let Some(spec) = pod.get_mut("spec") {
+            object_at(spec, "nodeSelector").insert(key.to_owned(), value.into());
+        }
+    }
+    for toleration in scheduling.list("tolerations") {
+        if !spec(pod).list("tolerations").contains(toleration)
+            && let Some(spec) = pod.get_mut("spec")
+        {
+            push(spec, "tolerations", toleration.clone());
+        }
+    }
     Ok(())
 }
 
@@ -160,7 +213,7 @@ pub fn dropped_field_warnings(pod: &Value, gates: Gates) -> Vec<String> {
     Vec::new()
 }
 
-/// All steps that change a new Pod, in upstream's order. `account` is the service account's object.
+/// What a new Pod gets without looking anything up but its account, for the tests of its rules.
 ///
 /// # Errors
 /// The reason for a 403.
@@ -170,7 +223,7 @@ pub fn admit_pod(pod: &mut Value, account: &Value, random: u64) -> Result<(), St
     }
     service_account(pod, account, random);
     default_tolerations(pod);
-    priority(pod)
+    priority(pod, None)
 }
 
 #[cfg(test)]
@@ -233,9 +286,9 @@ mod tests {
     #[test]
     fn priority_comes_from_the_class() {
         let mut pod = json!({"spec": {}});
-        priority(&mut pod).unwrap();
+        priority(&mut pod, None).unwrap();
         assert_eq!(pod["spec"], json!({"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}));
-        let refused = |spec: Value| priority(&mut json!({"spec": spec})).unwrap_err();
+        let refused = |spec: Value| priority(&mut json!({"spec": spec}), None).unwrap_err();
         assert_eq!(refused(json!({"priorityClassName": "x"})), "no PriorityClass with name x was found");
         assert!(
             refused(json!({"priority": 5}))

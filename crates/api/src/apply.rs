@@ -332,9 +332,10 @@ impl Writer<'_> {
         let last = managers.get(self.manager).cloned();
         managers.put(self.entry(fields.clone(), None));
         let object = self.prune(merged, &managers, last.as_ref()).map_err(misfit)?;
-        let lost = self.take_from_others(live, &object, &mut managers, Some(self.manager)).map_err(misfit)?;
-        if !force && !lost.is_empty() {
-            return Err(ApplyError::Conflict(conflicts(lost)));
+        let taken =
+            self.take_from_others(live, &object, &mut managers, Some(self.manager)).map_err(misfit)?;
+        if !force && !taken.is_empty() {
+            return Err(ApplyError::Conflict(conflicts(taken)));
         }
         let time = match last {
             Some(last) if *live == object => last.time,

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::access::Access as _;
+use crate::selector::selects;
 
 mod bootstrap;
 
@@ -74,7 +75,7 @@ impl Rule {
         }
     }
 
-    /// The rules of a Role or ClusterRole.
+    /// The rules of a `Role` or `ClusterRole`.
     pub fn of_role(role: &Value) -> Vec<Self> {
         role.list("rules").iter().map(Self::parse).collect()
     }
@@ -207,14 +208,14 @@ pub fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     singles.filter(|single| !held.iter().any(|rule| rule.covers(single))).collect()
 }
 
-/// The rules that a ClusterRole with an `aggregationRule` has: those of all that its selectors match, each once,
+/// The rules that a `ClusterRole` with an `aggregationRule` has: those of all that its selectors match, each once,
 /// in the order of the roles' names. `None` when it aggregates nothing.
 pub fn aggregate<'a>(role: &Value, all: impl Iterator<Item = &'a Value>) -> Option<Vec<Value>> {
     let selectors = role.field("aggregationRule")?.list("clusterRoleSelectors");
     let own = crate::access::metadata(role).text("name");
     let mut matching: Vec<&Value> = all
         .filter(|other| crate::access::metadata(other).text("name") != own)
-        .filter(|other| selectors.iter().any(|selector| selects(selector, other)))
+        .filter(|other| selectors.iter().any(|selector| selects(selector, crate::access::metadata(other))))
         .collect();
     matching.sort_by_key(|other| crate::access::metadata(other).text("name"));
     let mut rules: Vec<Value> = Vec::new();
@@ -224,25 +225,6 @@ pub fn aggregate<'a>(role: &Value, all: impl Iterator<Item = &'a Value>) -> Opti
         }
     }
     Some(rules)
-}
-
-/// Whether a `LabelSelector` matches an object.
-fn selects(selector: &Value, object: &Value) -> bool {
-    let labels = crate::access::metadata(object);
-    let label = |key: &str| labels.field("labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
-    let equal = selector.entries("matchLabels").into_iter().all(|(key, value)| label(key) == Some(value));
-    let fits = selector.list("matchExpressions").iter().all(|term| {
-        let found = label(term.text("key"));
-        let is_listed = found.is_some_and(|found| term.list("values").iter().any(|value| value == found));
-        match term.text("operator") {
-            "In" => is_listed,
-            "NotIn" => !is_listed,
-            "Exists" => found.is_some(),
-            "DoesNotExist" => found.is_none(),
-            _ => false,
-        }
-    });
-    equal && fits
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ const CONTROLLER: (&str, &str) = ("system:controller:", "kube-system");
 /// The objects.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Bootstrap {
-    /// ClusterRoles; those that aggregate have no rules yet.
+    /// `ClusterRole` objects; those that aggregate have no rules yet.
     pub cluster_roles: Vec<Value>,
-    /// ClusterRoleBindings.
+    /// `ClusterRoleBinding` objects.
     pub cluster_role_bindings: Vec<Value>,
-    /// Roles.
+    /// `Role` objects.
     pub roles: Vec<Value>,
-    /// RoleBindings.
+    /// `RoleBinding` objects.
     pub role_bindings: Vec<Value>,
 }
 
@@ -35,9 +35,9 @@ pub fn bootstrap() -> Bootstrap {
         }
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
-            (Some("role"), Some(name)) => made.role(name, words.collect(), rules),
-            (Some("controller"), Some(name)) => made.controller(name, rules),
-            (Some("bind"), Some(name)) => made.bind(name, words.collect()),
+            (Some("role"), Some(name)) => made.role(name, &words.collect::<Vec<_>>(), &rules),
+            (Some("controller"), Some(name)) => made.controller(name, &rules),
+            (Some("bind"), Some(name)) => made.bind(name, &words.collect::<Vec<_>>()),
             _ => {}
         }
     }
@@ -45,7 +45,7 @@ pub fn bootstrap() -> Bootstrap {
 }
 
 impl Bootstrap {
-    fn role(&mut self, name: &str, labels: Vec<&str>, rules: Vec<Rule>) {
+    fn role(&mut self, name: &str, labels: &[&str], rules: &[Rule]) {
         let rules: Vec<Value> = rules.iter().map(Rule::to_value).collect();
         if let Some((namespace, name)) = name.split_once('/') {
             let metadata = metadata(name, Some(namespace), &[]);
@@ -57,19 +57,20 @@ impl Bootstrap {
         let mut rest = json!({"rules": rules});
         if let Some(from) = word("from=") {
             let label = aggregate_label(from);
-            rest["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]});
+            let rule = json!({"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]});
+            crate::access::set(&mut rest, "aggregationRule", rule);
         }
         self.cluster_roles.push(object("ClusterRole", metadata(name, None, &to), rest));
     }
 
-    fn controller(&mut self, account: &str, rules: Vec<Rule>) {
+    fn controller(&mut self, account: &str, rules: &[Rule]) {
         let (prefix, namespace) = CONTROLLER;
         let name = format!("{prefix}{account}");
-        self.role(&name, vec!["to=controllers"], rules);
-        self.bind(&name, vec![&format!("sa:{namespace}/{account}")]);
+        self.role(&name, &["to=controllers"], rules);
+        self.bind(&name, &[&format!("sa:{namespace}/{account}")]);
     }
 
-    fn bind(&mut self, role: &str, words: Vec<&str>) {
+    fn bind(&mut self, role: &str, words: &[&str]) {
         let (namespace, role) = match role.split_once('/') {
             Some((namespace, role)) => (Some(namespace), role),
             None => (None, role),
@@ -79,7 +80,7 @@ impl Bootstrap {
         let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
         let mut rest = json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": role}});
         if !subjects.is_empty() {
-            rest["subjects"] = subjects.into();
+            crate::access::set(&mut rest, "subjects", subjects);
         }
         let metadata = metadata(name, namespace, &[]);
         let binding = object(&format!("{kind}Binding"), metadata, rest);
@@ -100,11 +101,11 @@ fn aggregate_label(to: &str) -> String {
 fn metadata(name: &str, namespace: Option<&str>, labels: &[String]) -> Value {
     let mut all = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
     for label in labels {
-        all[label] = "true".into();
+        crate::access::set(&mut all, label, "true");
     }
     let mut metadata = json!({"name": name, "labels": all, "annotations": {AUTOUPDATE: "true"}});
     if let Some(namespace) = namespace {
-        metadata["namespace"] = namespace.into();
+        crate::access::set(&mut metadata, "namespace", namespace);
     }
     metadata
 }
