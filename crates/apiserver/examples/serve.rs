@@ -21,6 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         userns_policy: userns::policy::Policy::OptIn,
         ids_per_pod: 65_536,
         admin_kubeconfig: directory.join("admin.kubeconfig"),
+        access: apiserver::AccessConfig::default(),
         state_dir: directory,
     };
     let server = apiserver::start(config, shutdown.clone()).await?;

@@ -1,193 +1,175 @@
-//! What the server itself adds to or forbids in a write, beside the kind's own rules: namespaces must be there and stay,
-//! and a Pod gets its service account's token.
+//! What the server itself adds to or forbids in a write, beside the kind's own rules: one ordered list of steps, as
+//! upstream's admission plugins are. Webhooks and CEL policies will be further steps of the same list. The quota comes
+//! after all of them, as upstream's does: [`quota::take`] holds what it granted until the object is stored.
 
-use std::time::Duration;
+mod certificate;
+mod limit;
+mod namespace;
+mod node;
+mod pod;
+pub(crate) mod quota;
+mod role;
+mod security;
+mod storage;
 
-use api::admission as rules;
 use api::status::Status;
+use futures::future::BoxFuture;
 use serde_json::Value;
 
-use crate::write::Write;
-use crate::{fence, meta, pod_security};
+use crate::write::{Part, Write};
 
-/// The namespaces that nobody may delete.
-const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+/// What a write does to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Create,
+    Update,
+    Delete,
+}
 
-/// Where kubelets show that they live.
-const NODE_LEASES: &str = "kube-node-lease";
-/// How long a Pod's creation waits for the account `default` of a new namespace.
-const ACCOUNT_PATIENCE: Duration = Duration::from_secs(1);
+/// A write that is otherwise good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) write: &'a Write<'a>,
+    pub(crate) act: Act,
+    pub(crate) part: Part,
+    /// The object after the write; of a deletion, as it is.
+    pub(crate) object: &'a Value,
+    /// The object before a change.
+    pub(crate) old: Option<&'a Value>,
+}
+
+impl Ask<'_> {
+    /// No, with a reason.
+    fn forbidden(&self, why: &str) -> Status {
+        Status::forbidden(self.write.kind, crate::meta::text(self.object, "name"), why)
+    }
+}
+
+type Complete = fn(&Write<'_>, &mut Value);
+type Change = fn(&Write<'_>, &mut Value) -> Result<(), Status>;
+type Wait = for<'a> fn(&'a Write<'a>, &'a mut Value) -> BoxFuture<'a, Result<(), Status>>;
+type Check = fn(Ask<'_>) -> Result<Vec<String>, Status>;
+
+/// How a step works. Changes come before the kind's own rules are asked, checks after them.
+enum Run {
+    /// Completes a new object.
+    Complete(Complete),
+    /// Completes a new object, or forbids it.
+    Change(Change),
+    /// The same, where something must be waited for.
+    Wait(Wait),
+    /// Forbids a write, or warns.
+    Check(Check),
+}
+
+/// Which writes a step is for.
+enum For {
+    /// All kinds.
+    All,
+    /// Kinds by group and name.
+    Kinds(&'static [(&'static str, &'static str)]),
+}
+
+struct Step {
+    /// Upstream's name of the plugin.
+    name: &'static str,
+    of: For,
+    acts: &'static [Act],
+    run: Run,
+}
+
+const PODS: For = For::Kinds(&[("", "Pod")]);
+const CLAIMS: For = For::Kinds(&[("", "PersistentVolumeClaim")]);
+const INGRESSES: For = For::Kinds(&[("networking.k8s.io", "Ingress")]);
+const NODE_OBJECTS: For = For::Kinds(&[
+    ("", "Pod"),
+    ("", "Node"),
+    ("coordination.k8s.io", "Lease"),
+    ("storage.k8s.io", "CSINode"),
+    ("resource.k8s.io", "ResourceSlice"),
+]);
+const ROLES: For = For::Kinds(&[
+    (api::rbac::GROUP, "Role"),
+    (api::rbac::GROUP, "ClusterRole"),
+    (api::rbac::GROUP, "RoleBinding"),
+    (api::rbac::GROUP, "ClusterRoleBinding"),
+]);
+const CERTIFICATES: For = For::Kinds(&[("certificates.k8s.io", "CertificateSigningRequest")]);
+
+const CREATE: &[Act] = &[Act::Create];
+const WRITE: &[Act] = &[Act::Create, Act::Update];
+const ANY: &[Act] = &[Act::Create, Act::Update, Act::Delete];
+
+const fn step(name: &'static str, of: For, acts: &'static [Act], run: Run) -> Step {
+    Step { name, of, acts, run }
+}
+
+/// The list, in upstream's order.
+static STEPS: &[Step] = &[
+    step("NamespaceLifecycle", For::All, CREATE, Run::Change(namespace::must_live)),
+    step(
+        "NamespaceLifecycle",
+        For::Kinds(&[("", "Namespace")]),
+        &[Act::Delete],
+        Run::Check(namespace::may_go),
+    ),
+    step("NodeRestriction", NODE_OBJECTS, ANY, Run::Check(node::check)),
+    step("ServiceAccount", PODS, CREATE, Run::Wait(pod::service_account)),
+    step("LimitRanger", PODS, CREATE, Run::Complete(limit::default_pod)),
+    step("DefaultTolerationSeconds", PODS, CREATE, Run::Complete(pod::tolerations)),
+    step("Priority", PODS, CREATE, Run::Change(pod::priority)),
+    step("RuntimeClass", PODS, CREATE, Run::Change(pod::runtime_class)),
+    step("DefaultStorageClass", CLAIMS, CREATE, Run::Complete(storage::default_storage_class)),
+    step("DefaultIngressClass", INGRESSES, CREATE, Run::Complete(storage::default_ingress_class)),
+    step("CertificateRequester", CERTIFICATES, CREATE, Run::Complete(certificate::name_requester)),
+    step("PodSecurity", For::All, WRITE, Run::Check(security::pod_security)),
+    step("UserNamespaces", For::All, WRITE, Run::Check(security::user_namespaces)),
+    step("RBAC", ROLES, WRITE, Run::Check(role::check)),
+    step("LimitRanger", PODS, WRITE, Run::Check(limit::check_pod)),
+    step("LimitRanger", CLAIMS, WRITE, Run::Check(limit::check_claim)),
+    step("CertificateSubjectRestriction", CERTIFICATES, CREATE, Run::Check(certificate::check_subject)),
+    step("CertificateApproval", CERTIFICATES, &[Act::Update], Run::Check(certificate::check_approval)),
+    step("CertificateSigning", CERTIFICATES, &[Act::Update], Run::Check(certificate::check_signing)),
+];
+
+impl Step {
+    fn is_for(&self, write: &Write<'_>, act: Act) -> bool {
+        let is_kind = match self.of {
+            For::All => true,
+            For::Kinds(kinds) => kinds.contains(&(write.kind.group, write.kind.kind)),
+        };
+        is_kind && self.acts.contains(&act)
+    }
+}
 
 /// Completes a new object, or forbids it.
-pub(crate) async fn create(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-    if write.kind.namespaced {
-        check_namespace(write, meta::text(object, "name"))?;
-    }
-    match write.kind.kind {
-        "Pod" => admit_pod(write, object).await,
-        "CertificateSigningRequest" => {
-            name_requester(write, object);
-            Ok(())
+pub(crate) async fn change(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    for step in STEPS.iter().filter(|step| step.is_for(write, Act::Create)) {
+        match step.run {
+            Run::Complete(complete) => {
+                complete(write, object);
+                Ok(())
+            }
+            Run::Change(change) => change(write, object),
+            Run::Wait(change) => change(write, object).await,
+            Run::Check(_) => Ok(()),
         }
-        "Node" | "Lease" => check_own_name(write, meta::text(object, "name")),
-        _ => Ok(()),
-    }
-}
-
-/// A certificate request says who makes it, whatever the client wrote.
-fn name_requester(write: &Write<'_>, request: &mut Value) {
-    let user = write.user;
-    let spec = meta::map_at(request, "spec");
-    for name in ["uid", "extra"] {
-        spec.shift_remove(name);
-    }
-    spec.insert("username".to_owned(), user.user.as_str().into());
-    spec.insert("groups".to_owned(), user.groups.clone().into());
-    if !user.uid.is_empty() {
-        spec.insert("uid".to_owned(), user.uid.as_str().into());
-    }
-    if !user.extra.is_empty() {
-        let extra = user.extra.iter().map(|(name, values)| (name.clone(), values.clone().into()));
-        spec.insert("extra".to_owned(), Value::Object(extra.collect()));
-    }
-}
-
-/// A kubelet makes only its own Node and its own Lease.
-fn check_own_name(write: &Write<'_>, name: &str) -> Result<(), Status> {
-    let Some(node) = write.user.node_name() else { return Ok(()) };
-    if write.kind.kind == "Node" && name != node {
-        let why = format!("node \"{node}\" is not allowed to modify node \"{name}\"");
-        return Err(Status::forbidden(write.kind, name, &why));
-    }
-    if write.kind.kind == "Lease" && (name != node || write.info.namespace != NODE_LEASES) {
-        let why = format!(
-            "can only access lease with the same name as the requesting node, in the namespace {NODE_LEASES}"
-        );
-        return Err(Status::forbidden(write.kind, name, &why));
+        .inspect_err(|status| told(step, status))?;
     }
     Ok(())
 }
 
-/// Service account, its token, tolerations, priority; for kubelets only the images of their own static Pods.
-async fn admit_pod(write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
-    let name = meta::text(pod, "name").to_owned();
-    let forbidden = |why: &str| Status::forbidden(write.kind, &name, why);
-    if let Some(node) = write.user.node_name() {
-        let own = pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node);
-        if !rules::is_mirror(pod) {
-            return Err(forbidden(&format!(
-                "pod does not have \"{}\" annotation, node \"{node}\" can only create mirror pods",
-                rules::MIRROR_ANNOTATION
-            )));
+/// Forbids a write that is otherwise good, or warns of it.
+pub(crate) fn check(ask: Ask<'_>) -> Result<Vec<String>, Status> {
+    let mut warnings = Vec::new();
+    for step in STEPS.iter().filter(|step| step.is_for(ask.write, ask.act)) {
+        if let Run::Check(check) = step.run {
+            warnings.extend(check(ask).inspect_err(|status| told(step, status))?);
         }
-        if !own {
-            return Err(forbidden(&format!(
-                "node \"{node}\" can only create pods with spec.nodeName set to itself"
-            )));
-        }
-    }
-    let account = rules::service_account_name(pod);
-    let account =
-        if account.is_empty() { Value::Null } else { service_account(write, &account, &forbidden).await? };
-    rules::admit_pod(pod, &account, rand::random()).map_err(|why| forbidden(&why))
-}
-
-/// The Pod's service account. One that a controller is just about to make for a new namespace is waited for.
-async fn service_account(
-    write: &Write<'_>,
-    name: &str,
-    forbidden: &impl Fn(&str) -> Status,
-) -> Result<Value, Status> {
-    let namespace = &write.info.namespace;
-    let Some(kind) = api::kind::find("", "v1", "serviceaccounts") else { return Ok(Value::Null) };
-    let Some(table) = write.server.cache.table(kind) else { return Ok(Value::Null) };
-    let mut changed = table.subscribe();
-    let key = format!("{namespace}/{name}");
-    let wait = async {
-        loop {
-            if let Some(found) = table.get(&key) {
-                return found.value();
-            }
-            if changed.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    let patience = if name == rules::DEFAULT_SERVICE_ACCOUNT { ACCOUNT_PATIENCE } else { Duration::ZERO };
-    tokio::time::timeout(patience, wait)
-        .await
-        .map_err(|_| forbidden(&rules::missing_service_account(namespace, name)))
-}
-
-/// Forbids a change: a kubelet reports the status of its own Pods alone.
-pub(crate) fn update(write: &Write<'_>, old: &Value) -> Result<(), Status> {
-    match write.user.node_name() {
-        Some(node) if write.kind.kind == "Pod" => check_own_pod(write, node, old, "update pod status for"),
-        _ => Ok(()),
-    }
-}
-
-fn check_own_pod(write: &Write<'_>, node: &str, pod: &Value, action: &str) -> Result<(), Status> {
-    if pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node) {
-        return Ok(());
-    }
-    let why = format!("node \"{node}\" can only {action} pods with spec.nodeName set to itself");
-    Err(Status::forbidden(write.kind, meta::text(pod, "name"), &why))
-}
-
-/// What may only refuse or warn, asked of an object that is otherwise good: `old` is there when it is a change. The
-/// warnings are for whoever sent it.
-pub(crate) fn examine(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<Vec<String>, Status> {
-    if write.kind.kind == "Namespace" {
-        // What is wrong already must not stand in the way of another change.
-        if old.is_some_and(|old| meta::get(old, "labels") == meta::get(object, "labels")) {
-            return Ok(Vec::new());
-        }
-        fence::check_namespace(write, object)?;
-        return pod_security::check_namespace(write, object, old);
-    }
-    if api::template::pod_of(write.kind.kind, object).is_none() {
-        return Ok(Vec::new());
-    }
-    let namespaces = api::kind::find("", "v1", "namespaces");
-    let namespace = namespaces.and_then(|kind| write.server.cache.get(kind, &write.info.namespace));
-    let Some(namespace) = namespace.filter(|_| write.kind.namespaced).map(|found| found.value()) else {
-        return Ok(Vec::new());
-    };
-    let mut warnings = pod_security::check(write, &namespace, object, old)?;
-    if old.is_none() {
-        warnings.extend(fence::check(write, &namespace, object)?);
     }
     Ok(warnings)
 }
 
-/// Forbids a deletion.
-pub(crate) fn delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    let name = meta::text(object, "name");
-    if write.kind.kind == "Namespace" && IMMORTAL.contains(&name) {
-        return Err(Status::forbidden(write.kind, name, "this namespace may not be deleted"));
-    }
-    match write.user.node_name() {
-        Some(node) if write.kind.kind == "Pod" => check_own_pod(write, node, object, "delete"),
-        _ => Ok(()),
-    }
-}
-
-/// A namespace must exist, and one that is being deleted takes nothing new.
-fn check_namespace(write: &Write<'_>, name: &str) -> Result<(), Status> {
-    let namespace = &write.info.namespace;
-    let Some(kind) = api::kind::find("", "v1", "namespaces") else { return Ok(()) };
-    let Some(found) = write.server.cache.get(kind, namespace) else {
-        return Err(Status::not_found(kind, namespace));
-    };
-    if meta::get(&found.value(), "deletionTimestamp").is_none() {
-        return Ok(());
-    }
-    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let cause = format!("namespace {namespace} is being terminated");
-    Err(Status::forbidden(write.kind, name, &why).with_cause(
-        "NamespaceTerminating",
-        cause,
-        "metadata.namespace",
-    ))
+fn told(step: &Step, status: &Status) {
+    tracing::debug!(step = step.name, %status, "admission refused a write");
 }

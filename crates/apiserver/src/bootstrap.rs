@@ -1,16 +1,17 @@
-//! What is there from the first start on: four namespaces, the Service that leads to this server, and the kubeconfig
-//! of the admin.
+//! What is there from the first start on: four namespaces, the Service that leads to this server, upstream's roles and
+//! bindings, and the admin's kubeconfig.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use api::kind;
+use api::rbac::Rule;
 use api::status::Status;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, Uri};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 use crate::file;
 use crate::identity::Identity;
@@ -19,13 +20,18 @@ use crate::request::RequestInfo;
 use crate::server::Server;
 use crate::write::{Part, Write};
 
+/// Who the server says it is in what it writes itself.
+const AGENT: &str = "kube-apiserver";
+/// Whether the server keeps a role or binding complete.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Makes the namespaces that every cluster has.
 pub(crate) async fn make_namespaces(server: &Server) -> Result<(), Status> {
     let user = Arc::new(Identity::admin());
     let mut info = RequestInfo::parse(&Method::POST, &Uri::from_static("/api/v1/namespaces"));
-    info.user_agent = "kube-apiserver".to_owned();
+    AGENT.clone_into(&mut info.user_agent);
     let Some(kind) = kind::find("", "v1", "namespaces") else { return Ok(()) };
     let missing = NAMESPACES.iter().filter(|name| server.cache.get(kind, name).is_none());
     let writes = missing.map(|name| {
@@ -103,6 +109,110 @@ async fn make(server: &Server, path: &'static str, mut object: Value) -> Result<
         Err(status) if status.reason() != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }
+}
+
+/// Makes the priority classes, roles and bindings that every cluster has, and adds to those that are there what they lack. One with the
+/// annotation `rbac.authorization.kubernetes.io/autoupdate: "false"` is left alone.
+pub(crate) async fn reconcile_objects(server: &Server) -> Result<(), Status> {
+    let mut made = api::rbac::bootstrap();
+    crate::authz::fill_aggregates(&mut made.cluster_roles);
+    let all = [
+        ("priorityclasses", priority_classes()),
+        ("clusterroles", made.cluster_roles),
+        ("clusterrolebindings", made.cluster_role_bindings),
+        ("roles", made.roles),
+        ("rolebindings", made.role_bindings),
+    ];
+    let user = Arc::new(Identity::admin());
+    let writes = all.into_iter().flat_map(|(plural, objects)| {
+        let kind = kind::kinds().iter().find(|kind| kind.plural == plural);
+        objects.into_iter().filter_map(move |object| Some((kind?, object)))
+    });
+    let writes = writes.map(|(kind, wanted)| {
+        let user = &user;
+        async move {
+            let info = RequestInfo {
+                verb: "create",
+                namespace: crate::meta::text(&wanted, "namespace").to_owned(),
+                name: crate::meta::text(&wanted, "name").to_owned(),
+                user_agent: AGENT.to_owned(),
+                ..RequestInfo::default()
+            };
+            reconcile(&Write::new(server, user, kind, &info)?, wanted).await
+        }
+    });
+    futures::future::try_join_all(writes).await.map(|_| ())
+}
+
+/// The two classes that nothing may preempt.
+fn priority_classes() -> Vec<Value> {
+    let describe = [
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        "Used for system critical pods that must not be moved from their current node.",
+    ];
+    let classes = api::admission::SYSTEM_PRIORITIES.iter().zip(describe);
+    classes
+        .map(|((name, value), description)| {
+            json!({"kind": "PriorityClass", "apiVersion": "scheduling.k8s.io/v1", "metadata": {"name": name},
+                "value": value, "description": description})
+        })
+        .collect()
+}
+
+async fn reconcile(write: &Write<'_>, mut wanted: Value) -> Result<(), Status> {
+    if let Ok(current) = write.current() {
+        let current = current.value();
+        return match completed(&current, &wanted) {
+            Some(_) => {
+                write
+                    .change_freely(|live| Ok(completed(live, &wanted).unwrap_or_else(|| live.clone())))
+                    .await?;
+                Ok(())
+            }
+            None => Ok(()),
+        };
+    }
+    write.complete(&mut wanted)?;
+    match write.create_object(wanted, Vec::new()).await {
+        Err(status) if status.reason() != "AlreadyExists" => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// The live role or binding with the rules, subjects and labels that it lacks; `None` when it lacks nothing or is not
+/// to be touched. Another role in a binding is the administrator's decision.
+fn completed(live: &Value, wanted: &Value) -> Option<Value> {
+    let annotation =
+        |object: &Value| crate::meta::get(object, "annotations").and_then(|all| all.get(AUTOUPDATE)).cloned();
+    if annotation(live).is_some_and(|value| value == "false") {
+        return None;
+    }
+    let mut done = live.clone();
+    for list in ["labels", "annotations"] {
+        for (name, value) in crate::meta::get(wanted, list).and_then(Value::as_object).into_iter().flatten() {
+            crate::meta::map_in_metadata(&mut done, list)
+                .entry(name.clone())
+                .or_insert_with(|| value.clone());
+        }
+    }
+    if let Some(rule) = wanted.get("aggregationRule") {
+        crate::meta::as_map(&mut done).insert("aggregationRule".to_owned(), rule.clone());
+    } else if wanted.get("rules").is_some() {
+        let missing = api::rbac::uncovered(&Rule::of_role(live), &Rule::of_role(wanted));
+        let rules = missing.iter().map(Rule::to_value);
+        crate::meta::list_at(&mut done, "rules").extend(rules);
+    }
+    for subject in wanted.get("subjects").and_then(Value::as_array).into_iter().flatten() {
+        let subjects = crate::meta::list_at(&mut done, "subjects");
+        if !subjects.iter().any(|one| is_same_subject(one, subject)) {
+            subjects.push(subject.clone());
+        }
+    }
+    (done != *live).then_some(done)
+}
+
+fn is_same_subject(one: &Value, other: &Value) -> bool {
+    ["kind", "name", "namespace"].iter().all(|field| one.get(field) == other.get(field))
 }
 
 /// Writes the admin's kubeconfig, unless the one that is there is good for this server.

@@ -8,12 +8,13 @@ use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use crate::admission::{self, Act, Ask};
 use crate::body::{self, FieldValidation};
 use crate::cache::Object;
 use crate::list::Filter;
 use crate::request::Query;
-use crate::write::{Put, Write};
-use crate::{admission, meta, view};
+use crate::write::{Part, Put, Write};
+use crate::{meta, view};
 
 /// Keeps dependents: the garbage collector takes it away after it has removed their references.
 pub(crate) const ORPHAN: &str = "orphan";
@@ -188,7 +189,8 @@ pub(crate) async fn delete(write: &Write<'_>, options: &Options) -> Result<Delet
 async fn delete_once(write: &Write<'_>, current: &Object, options: &Options) -> Result<Deleted, Put> {
     let mut object = view::value(write.kind, current);
     check_preconditions(write, &object, options).map_err(Put::Failed)?;
-    admission::delete(write, &object).map_err(Put::Failed)?;
+    let ask = Ask { write, act: Act::Delete, part: Part::Main, object: &object, old: None };
+    admission::check(ask).map_err(Put::Failed)?;
     let name = meta::text(&object, "name").to_owned();
     let expect = store::Expect::Revision(current.revision());
     let plan = plan(write, &object, options);

@@ -58,7 +58,7 @@ impl Identity {
     }
 
     /// Nobody.
-    pub(crate) fn anonymous() -> Self {
+    pub fn anonymous() -> Self {
         Self {
             user: "system:anonymous".to_owned(),
             uid: String::new(),

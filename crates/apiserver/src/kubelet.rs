@@ -1,4 +1,4 @@
-//! Requests that a kubelet answers: log, exec, attach and port-forward. The server finds the Pod's node, speaks to its
+//! Connections to kubelets, and requests that a kubelet answers: log, exec, attach and port-forward. The server finds the Pod's node, speaks to its
 //! kubelet with its own client certificate and then passes bytes; it knows none of the protocols.
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use stream::Sessions;
 use stream::proxy::{self, Destination};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::body::RequestBody;
 use crate::meta;
@@ -34,6 +34,8 @@ const DEFAULT_PORT: u16 = 10250;
 /// Speaks to kubelets.
 pub(crate) struct Kubelets {
     connector: TlsConnector,
+    /// Takes any certificate and shows none.
+    trusting: TlsConnector,
     sessions: Sessions,
 }
 
@@ -45,7 +47,8 @@ impl std::fmt::Debug for Kubelets {
 
 impl Kubelets {
     pub(crate) fn new(config: Arc<rustls::ClientConfig>, sessions: Sessions) -> Self {
-        Self { connector: TlsConnector::from(config), sessions }
+        let trusting = Arc::new(crate::tls::trusting_config());
+        Self { connector: TlsConnector::from(config), trusting: TlsConnector::from(trusting), sessions }
     }
 
     /// Ends what is passed on and waits for it.
@@ -74,14 +77,12 @@ impl Kubelets {
             };
         }
         let (host, port) = address(server, node)?;
-        let connection = self.connect(&host, port).await?;
-        let host_header =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let connection = self.connect(&host, port, Backend::Kubelet).await?;
         let destination = Destination {
             path_and_query: path
                 .parse::<PathAndQuery>()
                 .map_err(|error| Status::bad_request(error.to_string()))?,
-            host: HeaderValue::from_str(&host_header).map_err(|error| Status::internal(error.to_string()))?,
+            host: host_header(&host, port)?,
         };
         let answer = proxy::forward(request, connection, &destination, &self.sessions)
             .await
@@ -92,26 +93,59 @@ impl Kubelets {
         Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 
-    async fn connect(&self, host: &str, port: u16) -> Result<TlsStream<TcpStream>, Status> {
+    /// Connects to a kubelet, or to what a proxied request is for.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        backend: Backend,
+    ) -> Result<Box<dyn Connection>, Status> {
         let failed = |error: String| {
             Status::internal(format!("error dialing backend: dial tcp {host}:{port}: {error}"))
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
         let connect = async {
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            self.connector.connect(name, stream).await
+            let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let connector = match backend {
+                Backend::Plain => return Ok(Box::new(stream) as Box<dyn Connection>),
+                Backend::Kubelet => &self.connector,
+                Backend::AnyTls => &self.trusting,
+            };
+            let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+            let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+            Ok(Box::new(stream) as Box<dyn Connection>)
         };
         match tokio::time::timeout(CONNECT, connect).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failed(format!("connect: {error}"))),
+            Ok(connected) => connected.map_err(|error: String| failed(format!("connect: {error}"))),
             Err(_) => Err(failed("i/o timeout".to_owned())),
         }
     }
 }
 
+/// How the other side is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// A kubelet: its certificate is of our CA, and it gets ours.
+    Kubelet,
+    /// Plain HTTP.
+    Plain,
+    /// HTTPS with whatever certificate, as upstream's proxy does: it is reached by its address, and gets none of ours.
+    AnyTls,
+}
+
+/// A connection, with TLS or without.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// `host:port` as the header says it.
+pub(crate) fn host_header(host: &str, port: u16) -> Result<HeaderValue, Status> {
+    let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    HeaderValue::from_str(&text).map_err(|error| Status::internal(error.to_string()))
+}
+
 /// Where the kubelet of a node listens.
-fn address(server: &Server, node: &str) -> Result<(String, u16), Status> {
+pub(crate) fn address(server: &Server, node: &str) -> Result<(String, u16), Status> {
     let nodes = kind::find("", "v1", "nodes").ok_or_else(Status::unknown_path)?;
     let object = server.cache.get(nodes, node).ok_or_else(|| Status::not_found(nodes, node))?.value();
     let status = object.get("status").cloned().unwrap_or_default();

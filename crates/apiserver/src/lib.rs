@@ -7,6 +7,7 @@
 
 mod admission;
 mod allocation;
+mod audit;
 mod authn;
 mod authz;
 mod body;
@@ -21,6 +22,7 @@ mod file;
 mod health;
 mod housekeeping;
 mod identity;
+mod impersonate;
 mod kubelet;
 mod limit;
 mod list;
@@ -31,6 +33,7 @@ mod ownership;
 mod patch;
 mod pki;
 mod pod_security;
+mod proxy;
 mod request;
 mod response;
 mod review;
@@ -63,6 +66,8 @@ use server::Server;
 use tls::ServerCertificate;
 use token::Signer;
 
+pub use audit::AuditError;
+pub use authn::TokenFileError;
 pub use document::KUBERNETES as KUBERNETES_VERSION;
 pub use identity::Identity;
 pub use pki::{KeyAndCertificate, PkiError};
@@ -96,6 +101,17 @@ pub struct ApiServerConfig {
     pub ids_per_pod: u32,
     /// Where the admin's kubeconfig is written (mode 0600).
     pub admin_kubeconfig: PathBuf,
+    /// Who else may come in, and what is recorded.
+    pub access: AccessConfig,
+}
+
+/// Settings that most clusters leave as they are.
+#[derive(Debug, Clone, Default)]
+pub struct AccessConfig {
+    /// A file of static tokens: `token,user,uid,"group1,group2"` a line (`--token-auth-file`).
+    pub token_file: Option<PathBuf>,
+    /// Where each request is recorded as a JSON line (`--audit-log-path`); nowhere without it.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// The server could not start.
@@ -123,6 +139,12 @@ pub enum StartError {
     /// Keys or certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// The file of static tokens.
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -130,7 +152,7 @@ pub enum StartError {
     #[error("reading the stored objects: {0}")]
     Cache(#[from] CacheError),
     /// The first objects could not be made.
-    #[error("making the namespaces and the Service that every cluster has: {0}")]
+    #[error("making the namespaces, the Service and the roles that every cluster has: {0}")]
     Bootstrap(api::status::Status),
 }
 
@@ -158,9 +180,18 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
     let store = Store::open(&config.state_dir.join("store.redb"), &StoreOptions::default())?;
     let keys = Arc::new(Keys::open(&config, address)?);
     let shutdown = shutdown.child_token();
+    let sessions = Sessions::new(shutdown.child_token());
     let server = Arc::new(Server {
         cache: Cache::open(store).await?,
         signer: Signer::open(keys.authority.directory(), ISSUER)?,
+        static_tokens: config
+            .access
+            .token_file
+            .as_deref()
+            .map(authn::StaticTokens::read)
+            .transpose()?
+            .unwrap_or_default(),
+        authorizer: authz::Authorizer::default(),
         audiences: vec![ISSUER.to_owned()],
         gates: config.feature_gates,
         userns_policy: config.userns_policy,
@@ -168,8 +199,11 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         public_address: keys.public_address.clone(),
         allocator: allocation::Allocator::new(config.service_ip),
         documents: document::Documents::default(),
-        kubelets: Kubelets::new(keys.kubelet_client()?, Sessions::new(shutdown.child_token())),
+        kubelets: Kubelets::new(keys.kubelet_client()?, sessions.clone()),
+        sessions,
         limits: limit::Limits::default(),
+        quota_locks: admission::quota::Locks::default(),
+        audit: config.access.audit_log.as_deref().map(audit::AuditLog::open).transpose()?.unwrap_or_default(),
         metrics: metrics::Metrics::default(),
         shutdown: shutdown.clone(),
     });
@@ -178,9 +212,11 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
     bootstrap::make_service(&server, config.service_ip, &keys.public_address)
         .await
         .map_err(StartError::Bootstrap)?;
+    bootstrap::reconcile_objects(&server).await.map_err(StartError::Bootstrap)?;
     let tls = tls::server_config(&keys.authority, keys.certificate.clone())?;
     let tasks = TaskTracker::new();
     tasks.spawn(listener::run(listener, tls, server.clone(), shutdown.clone()));
+    tasks.spawn(authz::aggregate(server.clone()));
     let renewing = keys.clone();
     tasks.spawn(housekeeping::run(server.clone(), move || renewing.renew()));
     tasks.close();

@@ -107,6 +107,7 @@ struct Options<'a> {
     limit: usize,
     token: Option<Continue>,
     version: &'a str,
+    /// The very state of that version; without a match also what a first page of some version means.
     exact: bool,
 }
 
@@ -133,7 +134,10 @@ impl<'a> Options<'a> {
             limit: usize::try_from(limit).unwrap_or(0),
             token: if token.is_empty() { None } else { Some(Continue::decode(token)?) },
             version,
-            exact: query.get("resourceVersionMatch") == "Exact",
+            exact: match query.get("resourceVersionMatch") {
+                "" => limit > 0 && !matches!(version, "" | "0"),
+                asked => asked == "Exact",
+            },
         })
     }
 }

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Peer;
 use crate::identity::RequestIdentity;
 use crate::server::Server;
 use crate::{authn, body};
@@ -107,6 +108,7 @@ async fn serve(
         let (server, identity) = (server.clone(), identity.clone());
         async move {
             let mut request = request.map(body::boxed);
+            request.extensions_mut().insert(Peer(peer.ip()));
             if let Some(identity) = identity {
                 request.extensions_mut().insert(RequestIdentity(identity));
             }

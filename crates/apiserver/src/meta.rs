@@ -38,6 +38,23 @@ pub(crate) fn map_at<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<Strin
     as_map(as_map(object).entry(name).or_insert_with(|| Value::Object(Map::new())))
 }
 
+/// A map of the metadata, such as its labels, made if there is none.
+pub(crate) fn map_in_metadata<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+    as_map(of(object).entry(name).or_insert_with(|| Value::Object(Map::new())))
+}
+
+/// The list in a field, made if there is none.
+pub(crate) fn list_at<'a>(object: &'a mut Value, name: &str) -> &'a mut Vec<Value> {
+    let slot = as_map(object).entry(name).or_insert_with(|| Value::Array(Vec::new()));
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    match slot {
+        Value::Array(list) => list,
+        _ => unreachable!("the value was made a list above"),
+    }
+}
+
 /// The value as a map; what is no map becomes an empty one.
 pub(crate) fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {

@@ -39,7 +39,7 @@ impl Query {
 }
 
 /// Undoes percent encoding; bytes that are no UTF-8 become U+FFFD.
-fn decode(text: &str, plus_is_space: bool) -> String {
+pub(crate) fn decode(text: &str, plus_is_space: bool) -> String {
     let mut rest = text.as_bytes();
     let mut out = Vec::with_capacity(text.len());
     while let Some((first, tail)) = rest.split_first() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use api::rbac::Rule;
 use api::status::Status;
 use serde_json::{Map, Value, json};
 
 use crate::authn::Tokens;
-use crate::authz::{self, Attributes, Target};
-use crate::identity::{AUTHENTICATED, Identity, MASTERS};
+use crate::authz::{Attributes, Target};
+use crate::identity::Identity;
 use crate::meta;
 use crate::request::RequestInfo;
 use crate::server::Server;
@@ -23,8 +24,8 @@ pub(crate) fn answer(
     let status = match info.resource.as_str() {
         "selfsubjectreviews" => json!({"userInfo": user_info(user)}),
         "tokenreviews" => token_review(server, &spec)?,
-        "selfsubjectaccessreviews" => access_review(user, &spec)?,
-        "selfsubjectrulesreviews" => rules_review(user, &spec)?,
+        "selfsubjectaccessreviews" => access_review(server, user, &spec)?,
+        "selfsubjectrulesreviews" => rules_review(server, user, &spec)?,
         "localsubjectaccessreviews" => {
             let named = spec.pointer("/resourceAttributes/namespace").and_then(Value::as_str);
             if named != Some(info.namespace.as_str()) {
@@ -33,16 +34,17 @@ pub(crate) fn answer(
                     info.namespace
                 )));
             }
-            access_review(&subject(&spec), &spec)?
+            access_review(server, &subject(&spec)?, &spec)?
         }
-        _ => access_review(&subject(&spec), &spec)?,
+        _ => access_review(server, &subject(&spec)?, &spec)?,
     };
     meta::set(&mut review, "creationTimestamp", None);
     meta::as_map(&mut review).insert("status".to_owned(), status);
     Ok(review)
 }
 
-fn user_info(user: &Identity) -> Value {
+/// `UserInfo`, as reviews and the audit log show a user.
+pub(crate) fn user_info(user: &Identity) -> Value {
     let mut info = Map::new();
     info.insert("username".to_owned(), user.user.as_str().into());
     if !user.uid.is_empty() {
@@ -64,21 +66,25 @@ fn token_review(server: &Server, spec: &Value) -> Result<Value, Status> {
     }
     let asked: Vec<String> = strings(spec, "audiences");
     let audiences = if asked.is_empty() { server.audiences.clone() } else { asked };
-    let tokens = Tokens { signer: &server.signer, cache: &server.cache, audiences: &server.audiences };
+    let tokens = Tokens { server };
     Ok(match tokens.check(token, &audiences) {
-        Ok((user, claims)) => {
+        Ok(known) => {
             let common: Vec<_> =
-                claims.aud.into_iter().filter(|audience| audiences.contains(audience)).collect();
-            json!({"authenticated": true, "user": user_info(&user), "audiences": common})
+                known.audiences.into_iter().filter(|audience| audiences.contains(audience)).collect();
+            json!({"authenticated": true, "user": user_info(&known.user), "audiences": common})
         }
         Err(error) => json!({"user": {}, "error": error.to_string()}),
     })
 }
 
 /// The user that a review of another subject names.
-fn subject(spec: &Value) -> Identity {
+fn subject(spec: &Value) -> Result<Identity, Status> {
     let text = |name| spec.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    Identity { user: text("user"), uid: text("uid"), groups: strings(spec, "groups"), extra: Vec::new() }
+    let (user, groups) = (text("user"), strings(spec, "groups"));
+    if user.is_empty() && groups.is_empty() {
+        return Err(Status::bad_request("at least one of user or group must be specified"));
+    }
+    Ok(Identity { user, uid: text("uid"), groups, extra: Vec::new() })
 }
 
 fn strings(object: &Value, name: &str) -> Vec<String> {
@@ -86,95 +92,69 @@ fn strings(object: &Value, name: &str) -> Vec<String> {
     list.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn access_review(user: &Identity, spec: &Value) -> Result<Value, Status> {
-    let text = |object: &'_ Value, name: &str| {
-        object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let allowed = match (spec.get("resourceAttributes"), spec.get("nonResourceAttributes")) {
-        (Some(what), None) => {
-            let field = |name| text(what, name);
-            let (group, resource, subresource) = (field("group"), field("resource"), field("subresource"));
-            let (namespace, name, verb) = (field("namespace"), field("name"), field("verb"));
-            let target = Target::Resource {
-                group: &group,
-                resource: &resource,
-                subresource: &subresource,
-                namespace: &namespace,
-                name: &name,
-            };
-            authz::is_allowed(&Attributes { user, verb: &verb, target })
-        }
-        (None, Some(what)) => {
-            let (path, verb) = (text(what, "path"), text(what, "verb"));
-            authz::is_allowed(&Attributes { user, verb: &verb, target: Target::Path(&path) })
-        }
+fn access_review(server: &Server, user: &Identity, spec: &Value) -> Result<Value, Status> {
+    let (resource, path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
+    let (what, is_resource) = match (resource, path) {
+        (Some(what), None) => (what, true),
+        (None, Some(what)) => (what, false),
         _ => {
             return Err(Status::bad_request(
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             ));
         }
     };
-    Ok(json!({"allowed": allowed}))
+    let field = |name| what.get(name).and_then(Value::as_str).unwrap_or_default();
+    let fields = selected_fields(what);
+    let target = if is_resource {
+        Target::Resource {
+            group: field("group"),
+            resource: field("resource"),
+            subresource: field("subresource"),
+            namespace: field("namespace"),
+            name: field("name"),
+            fields: &fields,
+        }
+    } else {
+        Target::Path(field("path"))
+    };
+    let question = Attributes { user, verb: field("verb"), target };
+    Ok(match server.authorizer.allows(&server.cache, &question) {
+        Some(reason) if reason.is_empty() => json!({"allowed": true}),
+        Some(reason) => json!({"allowed": true, "reason": reason}),
+        None => json!({"allowed": false}),
+    })
 }
 
-fn rules_review(user: &Identity, spec: &Value) -> Result<Value, Status> {
-    if spec.get("namespace").and_then(Value::as_str).unwrap_or_default().is_empty() {
+/// The field selector that a review asks about, as a request would write it.
+fn selected_fields(what: &Value) -> String {
+    let selector = what.get("fieldSelector").unwrap_or(&Value::Null);
+    let raw = selector.get("rawSelector").and_then(Value::as_str).unwrap_or_default();
+    let terms = selector.get("requirements").and_then(Value::as_array).into_iter().flatten();
+    let equal = terms.filter(|term| term.get("operator").and_then(Value::as_str) == Some("In"));
+    let written = equal.filter_map(|term| {
+        let values = strings(term, "values");
+        let [value] = values.as_slice() else { return None };
+        Some(format!("{}={value}", term.get("key").and_then(Value::as_str)?))
+    });
+    let all: Vec<String> = written.chain((!raw.is_empty()).then(|| raw.to_owned())).collect();
+    all.join(",")
+}
+
+fn rules_review(server: &Server, user: &Identity, spec: &Value) -> Result<Value, Status> {
+    let namespace = spec.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let mut resources: Vec<Value> = authz::rules_of(user)
-        .map(|rule| json!({"verbs": rule.verbs, "apiGroups": [rule.group], "resources": rule.resources}))
-        .collect();
-    let mut paths: Vec<Value> = Vec::new();
-    let readable: Vec<&str> = authz::paths_of(user).collect();
-    if !readable.is_empty() {
-        paths.push(json!({"verbs": ["get"], "nonResourceURLs": readable}));
-    }
-    if user.is_in(MASTERS) {
-        resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-    }
-    Ok(json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false}))
+    let (rules, is_all) = server.authorizer.rules_of(&server.cache, user, namespace);
+    let (resources, paths): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| rule.paths.is_empty());
+    let written = |rules: Vec<&Rule>| rules.into_iter().map(Rule::to_value).collect::<Vec<_>>();
+    let status = json!({"resourceRules": written(resources), "nonResourceRules": written(paths),
+        "incomplete": !is_all});
+    let why = "node authorizer does not support user rule resolution";
+    Ok(if is_all { status } else { with(status, "evaluationError", why) })
 }
 
-/// The user whom a request with `Impersonate-…` headers speaks for; only those who may do everything can.
-pub(crate) fn impersonated(
-    user: &Arc<Identity>,
-    headers: &http::HeaderMap,
-) -> Result<Option<Arc<Identity>>, Status> {
-    let text =
-        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let name = text("impersonate-user");
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .map(str::to_owned)
-        .collect();
-    if name.is_empty() {
-        return if groups.is_empty() {
-            Ok(None)
-        } else {
-            Err(Status::bad_request("requested [{Group}] without impersonating a user"))
-        };
-    }
-    if !user.is_in(MASTERS) {
-        let why = format!(
-            "User {} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
-            api::validation::quote(&user.user)
-        );
-        let message = format!("users \"{name}\" is forbidden: {why}");
-        return Err(Status::forbidden_resource("", "users", &name, &message));
-    }
-    let mut groups = groups;
-    if let Some((namespace, _)) =
-        name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
-    {
-        groups.push("system:serviceaccounts".to_owned());
-        groups.push(format!("system:serviceaccounts:{namespace}"));
-    }
-    let known = if name == "system:anonymous" { crate::identity::UNAUTHENTICATED } else { AUTHENTICATED };
-    if !groups.iter().any(|group| group == known) {
-        groups.push(known.to_owned());
-    }
-    Ok(Some(Arc::new(Identity { user: name, uid: text("impersonate-uid"), groups, extra: Vec::new() })))
+fn with(mut status: Value, name: &str, text: &str) -> Value {
+    meta::as_map(&mut status).insert(name.to_owned(), text.into());
+    status
 }

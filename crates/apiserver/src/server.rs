@@ -13,11 +13,14 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::allocation::Allocator;
-use crate::authn::Tokens;
+use crate::audit::{AuditLog, Entry, Peer, Trail};
+use crate::authn::{StaticTokens, Tokens};
+use crate::authz::Authorizer;
 use crate::body::{self, RequestBody};
 use crate::cache::Cache;
 use crate::delete::Deleted;
@@ -31,7 +34,9 @@ use crate::response::{self, Accepted, Offer, ResponseBody, negotiate};
 use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
-use crate::{authz, component, delete, document, health, list, patch, review, subresource, view};
+use crate::{
+    authz, component, delete, document, health, impersonate, list, patch, proxy, review, subresource, view,
+};
 
 /// How long a request may take whose length is not the client's choice; upstream's default.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -41,6 +46,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Server {
     pub(crate) cache: Arc<Cache>,
     pub(crate) signer: Signer,
+    /// The tokens of the file that the configuration names.
+    pub(crate) static_tokens: StaticTokens,
+    pub(crate) authorizer: Authorizer,
     /// The audiences of tokens for this server.
     pub(crate) audiences: Vec<String>,
     pub(crate) gates: Gates,
@@ -52,7 +60,11 @@ pub(crate) struct Server {
     pub(crate) allocator: Allocator,
     pub(crate) documents: Documents,
     pub(crate) kubelets: Kubelets,
+    /// Owns what goes on over upgraded connections.
+    pub(crate) sessions: stream::Sessions,
     pub(crate) limits: Limits,
+    pub(crate) audit: AuditLog,
+    pub(crate) quota_locks: crate::admission::quota::Locks,
     pub(crate) metrics: Metrics,
     /// Ends watches and upgraded connections.
     pub(crate) shutdown: CancellationToken,
@@ -74,7 +86,10 @@ impl Server {
         let gzip = response::accepts_gzip(request.headers()) && !info.is_long_running();
         let audit = uuid::Uuid::new_v4().to_string();
         let step = tracing::debug_span!(target: "path", "api: request", of = step_of(&info));
-        let answer = self.answer(request, &info).instrument(step);
+        let (uri, received) = (request.uri().clone(), Timestamp::now());
+        let mut trail =
+            Trail { peer: request.extensions().get().map(|Peer(peer)| *peer), ..Trail::default() };
+        let answer = self.answer(request, &info, &mut trail).instrument(step);
         let answer = if info.is_long_running() {
             answer.await
         } else {
@@ -84,14 +99,18 @@ impl Server {
         let answer = answer.unwrap_or_else(|status| response::status(&status));
         let mut answer = response::compress(gzip, answer).await;
         let headers = answer.headers_mut();
-        if let Ok(audit) = HeaderValue::from_str(&audit) {
-            headers.insert("audit-id", audit);
+        if let Ok(id) = HeaderValue::from_str(&audit) {
+            headers.insert("audit-id", id);
         }
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         // There is one flow and one level; clients only show these.
         headers.insert("x-kubernetes-pf-flowschema-uid", HeaderValue::from_static("kakoi-all"));
         headers.insert("x-kubernetes-pf-prioritylevel-uid", HeaderValue::from_static("kakoi-one"));
         self.metrics.observe(&info, answer.status(), begun.elapsed());
+        if self.audit.is_on() {
+            let (trail, code) = (&trail, answer.status());
+            self.audit.write(&Entry { id: &audit, uri: &uri, info: &info, trail, code, received });
+        }
         answer
     }
 
@@ -99,23 +118,32 @@ impl Server {
         self: &Arc<Self>,
         request: Request<RequestBody>,
         info: &RequestInfo,
+        trail: &mut Trail,
     ) -> Result<Response<ResponseBody>, Status> {
-        let user = self.authenticate(&request)?;
+        let user = self.authenticate(&request, trail)?;
         let _permit = self.limits.admit(info)?;
-        if !authz::is_allowed(&authz::question(&user, info)) {
+        trail.allowed = self.authorizer.allows(&self.cache, &authz::question(&user, info));
+        if trail.allowed.is_none() {
             return Err(authz::forbidden(&user, info));
         }
         let call = Call { server: self, user: &user, info };
         if info.is_resource { call.resource(request).boxed().await } else { call.other(&request) }
     }
 
-    fn authenticate(&self, request: &Request<RequestBody>) -> Result<Arc<Identity>, Status> {
-        let tokens = Tokens { signer: &self.signer, cache: &self.cache, audiences: &self.audiences };
+    fn authenticate(
+        &self,
+        request: &Request<RequestBody>,
+        trail: &mut Trail,
+    ) -> Result<Arc<Identity>, Status> {
+        let tokens = Tokens { server: self };
         let user = match request.extensions().get::<RequestIdentity>() {
             Some(RequestIdentity(identity)) => identity.clone(),
             None => tokens.of_headers(request.headers())?.unwrap_or_else(|| Arc::new(Identity::anonymous())),
         };
-        Ok(review::impersonated(&user, request.headers())?.unwrap_or(user))
+        trail.user = Some(user.clone());
+        let Some(other) = impersonate::impersonated(self, &user, request.headers())? else { return Ok(user) };
+        trail.speaker = trail.user.replace(other.clone());
+        Ok(other)
     }
 }
 
@@ -152,7 +180,7 @@ impl Call<'_> {
                 let bytes = list::list(&self.server.cache, kind, info, accepted.form)?;
                 Ok(response::json_bytes(StatusCode::OK, accepted, bytes))
             }
-            "watch" => self.watch(kind, accepted),
+            "watch" => self.watch(kind, accepted, request),
             _ => self.write(kind, accepted, request).await,
         }
     }
@@ -161,7 +189,8 @@ impl Call<'_> {
     fn check_path(&self, kind: &Kind, method: &Method) -> Result<(), Status> {
         let info = self.info;
         let is_own_namespace = kind.kind == "Namespace" && info.namespace == info.name;
-        if (!kind.namespaced && !info.namespace.is_empty() && !is_own_namespace) || !info.rest.is_empty() {
+        let has_rest = !info.rest.is_empty() && info.subresource != "proxy";
+        if (!kind.namespaced && !info.namespace.is_empty() && !is_own_namespace) || has_rest {
             return Err(Status::unknown_path());
         }
         if !info.subresource.is_empty() {
@@ -203,16 +232,28 @@ impl Call<'_> {
         Ok(response::json_bytes(StatusCode::OK, accepted, bytes))
     }
 
-    fn watch(&self, kind: &'static Kind, accepted: Accepted) -> Result<Response<ResponseBody>, Status> {
+    /// A watch: lines in the answer's body, or messages of a WebSocket.
+    fn watch(
+        &self,
+        kind: &'static Kind,
+        accepted: Accepted,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Status> {
         let server = self.server;
         let watch =
             Watch::new(server.cache.clone(), kind, self.info, accepted.form, server.shutdown.clone())?;
         let metric = server.metrics.watching();
         let lines = futures::stream::unfold((watch, metric), |(mut watch, metric)| async move {
             let line = watch.next().await?;
-            Some((Ok::<_, crate::BoxError>(Frame::data(line)), (watch, metric)))
+            Some((line, (watch, metric)))
         });
-        let mut response = Response::new(StreamBody::new(lines.boxed()).boxed_unsync());
+        if stream::feed::is_asked(request.headers()) {
+            return Ok(stream::feed::serve(request, lines.boxed(), &server.sessions)
+                .unwrap_or_else(stream::Refusal::into_response)
+                .map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+        }
+        let frames = lines.map(|line| Ok::<_, crate::BoxError>(Frame::data(line)));
+        let mut response = Response::new(StreamBody::new(frames.boxed()).boxed_unsync());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }
@@ -310,6 +351,7 @@ impl Call<'_> {
             ("Pod", "exec" | "attach" | "portforward" | "log") => {
                 self.server.kubelets.proxy(self.server, info, request).await
             }
+            (_, "proxy") => proxy::pass(self.server, kind, info, request).await,
             (_, "scale") => self.scale(kind, request).await,
             (_, name) if Part::of(kind, name).is_some() => {
                 let accepted = negotiate(request.headers(), info.query.get("includeObject"), Offer::All)?;
@@ -374,8 +416,7 @@ fn text_of(header: Option<&HeaderValue>) -> &str {
 
 /// A request in the list of steps, such as `patch pods/status`.
 fn step_of(info: &RequestInfo) -> String {
-    let slash = if info.subresource.is_empty() { "" } else { "/" };
-    format!("{} {}{slash}{}", info.verb, info.resource, info.subresource)
+    format!("{} {}", info.verb, info.resource_path())
 }
 
 /// The answer to a write: the object, and what there is to warn of.

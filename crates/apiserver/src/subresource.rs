@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::codec::{Expected, MediaType};
+use api::disruption::{self, Verdict};
 use api::kind::{self, Kind};
 use api::status::Status;
 use api::validation::{FieldErrors, Path};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::body;
 use crate::delete::{self, Deleted};
+use crate::request::RequestInfo;
 use crate::server::Server;
 use crate::token::{Claims, Kubernetes, Reference};
 use crate::write::{Part, Write, Written};
@@ -86,15 +88,60 @@ fn check_target(target: &Value, name: &str) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid_kind("", "Binding", name, &errors)) }
 }
 
-/// `POST pods/x/eviction`: deletes a Pod as its eviction asks. There are no disruption budgets yet to ask first.
+/// `POST pods/x/eviction`: deletes a Pod as its eviction asks, when its disruption budget lets it go.
 pub(crate) async fn evict(write: &Write<'_>, media: MediaType, bytes: &Bytes) -> Result<Status, Status> {
     let eviction = decode(write, media, bytes)?;
     let options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
     let options = delete::Options::from_value(&options, write.dry_run)?;
     let write = Write { dry_run: options.dry_run, ..write.clone() };
+    let pod = view::value(write.kind, &*write.current()?);
+    if !disruption::is_free(&pod) {
+        spend_budget(&write, &pod).await?;
+        if !write.dry_run {
+            write.change_freely(|pod| Ok(disruption::targeted(pod, write.now))).await?;
+        }
+    }
     match delete::delete(&write, &options).await? {
         Deleted::Gone(_) | Deleted::Pending(_) => Ok(Status::success(201)),
     }
+}
+
+/// Takes one disruption from the Pod's budget, if it has one.
+async fn spend_budget(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+    let Some(kind) = kind::find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+    let Some(table) = write.server.cache.table(kind) else { return Ok(()) };
+    let prefix = format!("{}/", write.info.namespace);
+    let all: Vec<Value> =
+        write.server.cache.snapshot(table).range(&prefix, None).map(|object| object.value()).collect();
+    let name = match disruption::budgets_of(&all, pod).as_slice() {
+        [] => return Ok(()),
+        [only] => meta::text(only, "name").to_owned(),
+        _ => {
+            return Err(Status::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+    };
+    let info = RequestInfo {
+        verb: "update",
+        name,
+        namespace: write.info.namespace.clone(),
+        ..RequestInfo::default()
+    };
+    let of_budget = Write { kind, info: &info, ..write.clone() };
+    // Two evictions can't spend the same disruption: the second one finds another budget and asks again.
+    of_budget
+        .change_freely(|budget| match disruption::ask(budget, pod, write.now) {
+            Verdict::Free => Ok(budget.clone()),
+            Verdict::Granted(taken) => Ok(*taken),
+            Verdict::Later { why, after } => {
+                let told = "Cannot evict pod as it would violate the pod's disruption budget.";
+                Err(Status::too_many_requests(told, after).with_cause("DisruptionBudget", why, ""))
+            }
+            Verdict::Never(why) => Err(Status::forbidden(kind, &info.name, &why)),
+        })
+        .await?;
+    Ok(())
 }
 
 /// `GET x/scale`.

@@ -68,6 +68,8 @@ pub(crate) enum TokenError {
     Audience,
     #[error("the service account or the object that the token is bound to is gone")]
     Unbound,
+    #[error("the bootstrap token is unknown, has expired or is not for authentication")]
+    Bootstrap,
 }
 
 /// The signing key, its public half, and the issuer's name.

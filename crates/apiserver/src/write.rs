@@ -14,13 +14,14 @@ use serde_json::Value;
 use store::{CommitError, Expect, Op};
 use tracing::Instrument as _;
 
+use crate::admission::{self, Act, Ask};
 use crate::allocation::Held;
 use crate::body::{self, Body, FieldValidation};
 use crate::cache::{Object, Table};
 use crate::identity::Identity;
 use crate::request::{Query, RequestInfo};
 use crate::server::Server;
-use crate::{admission, allocation, meta, ownership, view};
+use crate::{allocation, meta, ownership, view};
 
 /// How often a write that names no resource version is tried again when the object changes under it.
 const TRIES: usize = 16;
@@ -197,6 +198,11 @@ impl<'a> Write<'a> {
         let step = tracing::debug_span!(target: "path", "api: admit, validate");
         warnings.extend(self.admit(&mut object).instrument(step).await?);
         let name = meta::text(&object, "name").to_owned();
+        // An object that is there already uses nothing more.
+        if let Some(current) = self.table()?.get(&self.key(&name)) {
+            return Err(self.exists(&name, Some(&current)));
+        }
+        let _place = admission::quota::take(self, &object, None).await?;
         let held = self.allocate(&mut object, None).await?;
         match self.put(&name, object, Expect::Absent).await {
             Ok(object) => Ok(Written { object, is_new: true, warnings }),
@@ -213,7 +219,7 @@ impl<'a> Write<'a> {
     /// Makes a new object what it must be, or refuses it.
     async fn admit(&self, object: &mut Value) -> Result<Vec<String>, Status> {
         self.fill_system_fields(object);
-        admission::create(self, object).await?;
+        admission::change(self, object).await?;
         let mut warnings = (self.kind.dropped)(object, &self.ctx());
         (self.kind.prepare_create)(object, &self.ctx());
         let errors = (self.kind.validate)(object, &self.ctx());
@@ -221,7 +227,8 @@ impl<'a> Write<'a> {
             return Err(Status::invalid(self.kind, meta::text(object, "name"), &errors));
         }
         warnings.extend((self.kind.warnings)(object, None));
-        warnings.extend(admission::examine(self, object, None)?);
+        let (write, part) = (self, Part::Main);
+        warnings.extend(admission::check(Ask { write, act: Act::Create, part, object, old: None })?);
         Ok(warnings)
     }
 
@@ -307,6 +314,7 @@ impl<'a> Write<'a> {
             if is_same {
                 return Ok(Written { object, is_new: false, warnings });
             }
+            let _place = admission::quota::take(self, &object, Some(&current)).await?;
             let held = self.allocate(&mut object, Some(&current)).await?;
             let stored = self.store_change(&current, object).await;
             match &stored {
@@ -341,17 +349,9 @@ impl<'a> Write<'a> {
         let mut object = self.prepared(new, &old, part)?;
         ownership::set(&mut object, &managers);
         ownership::keep_times(&mut object, &old);
-        admission::update(self, &old)?;
         warnings.extend((self.kind.warnings)(&object, Some(&old)));
-        // A Pod's ephemeral containers come below it.
-        let is_examined = match part {
-            Part::Main => true,
-            Part::Status => false,
-            Part::Below(_) => self.kind.kind == "Pod",
-        };
-        if is_examined {
-            warnings.extend(admission::examine(self, &object, Some(&old))?);
-        }
+        let (write, act) = (self, Act::Update);
+        warnings.extend(admission::check(Ask { write, act, part, object: &object, old: Some(&old) })?);
         let is_same = object == old;
         Ok(Changed { object, version, warnings, is_same })
     }

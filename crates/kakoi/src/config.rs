@@ -25,6 +25,8 @@ struct File {
     #[serde(rename = "podCIDR")]
     pod_cidr: Option<String>,
     max_pods: Option<u32>,
+    token_auth_file: Option<PathBuf>,
+    audit_log_path: Option<PathBuf>,
     #[serde(default)]
     user_namespaces: UserNamespaces,
     #[serde(default)]
@@ -68,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) ids_per_pod: i64,
     /// `userNamespaces.policy`: what absent `hostUsers` means.
     pub(crate) userns_policy: Policy,
+    /// `tokenAuthFile` and `auditLogPath`.
+    pub(crate) access: apiserver::AccessConfig,
     /// Feature gates.
     pub(crate) gates: Gates,
     /// Remarks on the settings, for the log.
@@ -114,6 +118,10 @@ impl Config {
                 .ids_per_pod
                 .unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into()),
             userns_policy: flags.user_namespaces.or(file.user_namespaces.policy).unwrap_or_default(),
+            access: apiserver::AccessConfig {
+                token_file: file.token_auth_file,
+                audit_log: file.audit_log_path,
+            },
             gates,
             warnings,
         })

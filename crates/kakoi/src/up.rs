@@ -137,6 +137,7 @@ async fn start_api(
         userns_policy: config.userns_policy,
         ids_per_pod: u32::try_from(config.ids_per_pod).unwrap_or(u32::MAX),
         admin_kubeconfig: places.admin_kubeconfig(),
+        access: config.access.clone(),
     };
     apiserver::start(api, shutdown.clone()).await
 }

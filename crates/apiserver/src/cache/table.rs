@@ -195,6 +195,11 @@ impl Table {
         self.changed.send_if_modified(|seen| std::mem::replace(seen, last) != last);
     }
 
+    /// The revision of the newest change since the start; 0 when there was none.
+    pub(crate) fn newest(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
     /// Tells when there are new changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

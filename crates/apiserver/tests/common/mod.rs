@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at its first surprise")]
 
+pub(crate) mod client;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -125,6 +127,7 @@ pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
         userns_policy: userns::policy::Policy::OptIn,
         ids_per_pod: 65_536,
         admin_kubeconfig: directory.join("admin.kubeconfig"),
+        access: apiserver::AccessConfig::default(),
         state_dir: directory,
     }
 }

@@ -61,6 +61,7 @@ impl Cluster {
             userns_policy: userns::policy::Policy::OptIn,
             ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
+            access: apiserver::AccessConfig::default(),
             state_dir: directory.path().to_owned(),
         };
         let server = apiserver::start(config, shutdown.clone()).await.unwrap();

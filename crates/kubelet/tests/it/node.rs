@@ -75,6 +75,7 @@ impl Node {
             userns_policy: userns::policy::Policy::OptIn,
             ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
+            access: apiserver::AccessConfig::default(),
             state_dir: directory.path().join("state"),
         };
         let server = apiserver::start(config, shutdown.clone()).await.unwrap();
