@@ -79,8 +79,8 @@ fn of<'r>(record: &'r ContainerRecord, mount: &Mount) -> Option<&'r ImageMount> 
 
 /// Refuses parts that their images do not have, while nothing runs yet.
 pub(crate) fn check_parts(core: &Core, record: &ContainerRecord) -> Result<()> {
-    let with_part = record.config.mounts.iter().filter(|mount| !mount.image_sub_path.is_empty());
-    with_part.map(|mount| open(core, &plan(mount, record, false)?, None).map(drop)).collect()
+    let mut with_part = record.config.mounts.iter().filter(|mount| !mount.image_sub_path.is_empty());
+    with_part.try_for_each(|mount| open(core, &plan(mount, record, false)?, None).map(drop))
 }
 
 /// Stacks the layers; a part of them is a clone of its own.

@@ -1,4 +1,4 @@
-//! AppArmor and SELinux: what the running kernel has is applied, what it has not is refused where it was asked for by
+//! `AppArmor` and `SELinux`: what the running kernel has is applied, what it has not is refused where it was asked for by
 //! name. Profiles are loaded by whoever runs the node.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ pub(super) fn from_text(text: &str) -> Option<SecurityProfile> {
     Some(SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
 }
 
-/// The AppArmor profile to change to, if any. The default is to have none of our own: seccomp, capabilities and the
+/// The `AppArmor` profile to change to, if any. The default is to have none of our own: seccomp, capabilities and the
 /// user namespace confine.
 pub(super) fn apparmor(security: &LinuxContainerSecurityContext) -> Result<Option<String>> {
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
@@ -45,7 +45,7 @@ fn apparmor_where(security: &LinuxContainerSecurityContext, is_enabled: bool) ->
     )))
 }
 
-/// The SELinux label of the process, if the kernel has SELinux enabled; without it options have no meaning and are
+/// The `SELinux` label of the process, if the kernel has `SELinux` enabled; without it options have no meaning and are
 /// left alone, as everywhere.
 pub(super) fn selinux(security: &LinuxContainerSecurityContext, mounts: &[Mount]) -> Result<Option<String>> {
     selinux_where(security, mounts, Path::new("/sys/fs/selinux/enforce").exists())

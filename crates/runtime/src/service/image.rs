@@ -28,7 +28,7 @@ impl ImageService for ImageServer {
         request: Request<StreamImagesRequest>,
     ) -> list::Answer<StreamImagesResponse> {
         let images = self.images(request.into_inner().filter);
-        list::stream(images, |images| StreamImagesResponse { images })
+        Ok(list::stream(images, |images| StreamImagesResponse { images }))
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {

@@ -9,17 +9,23 @@ use tonic::{Response, Status};
 /// Items in one message. The largest item, a container's line with its labels and annotations, has some kilobytes.
 const ITEMS: usize = 128;
 
+/// Messages on their way.
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 /// What a streaming call answers.
-pub(super) type Answer<T> = Result<Response<Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>>, Status>;
+pub(super) type Answer<T> = Result<Response<Messages<T>>, Status>;
 
 /// Streams a list. An empty one is one empty message, so that the caller hears something.
-pub(super) fn stream<T, R>(items: Vec<T>, message: impl Fn(Vec<T>) -> R + Send + 'static) -> Answer<R>
+pub(super) fn stream<T, R>(
+    items: Vec<T>,
+    message: impl Fn(Vec<T>) -> R + Send + 'static,
+) -> Response<Messages<R>>
 where
     T: Send + 'static,
     R: Send + 'static,
 {
     let messages = chunks(items).into_iter().map(move |part| Ok(message(part)));
-    Ok(Response::new(Box::pin(futures::stream::iter(messages))))
+    Response::new(Box::pin(futures::stream::iter(messages)))
 }
 
 fn chunks<T>(items: Vec<T>) -> Vec<Vec<T>> {

@@ -137,7 +137,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<StreamPodSandboxesRequest>,
     ) -> list::Answer<StreamPodSandboxesResponse> {
         let items = self.sandboxes(request.into_inner().filter.as_ref());
-        list::stream(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
+        Ok(list::stream(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
     async fn update_pod_sandbox_resources(
@@ -192,7 +192,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<StreamContainersRequest>,
     ) -> list::Answer<StreamContainersResponse> {
         let containers = self.containers(request.into_inner().filter.as_ref());
-        list::stream(containers, |containers| StreamContainersResponse { containers })
+        Ok(list::stream(containers, |containers| StreamContainersResponse { containers }))
     }
 
     /// Refused: a process can't be restored into the namespaces of a Pod with a user namespace (criu#2651).
@@ -325,7 +325,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<StreamContainerStatsRequest>,
     ) -> list::Answer<StreamContainerStatsResponse> {
         let stats = stats::containers(Arc::clone(&self.0), request.into_inner().filter).await?;
-        list::stream(stats, |container_stats| StreamContainerStatsResponse { container_stats })
+        Ok(list::stream(stats, |container_stats| StreamContainerStatsResponse { container_stats }))
     }
 
     async fn stream_pod_sandbox_stats(
@@ -333,7 +333,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> list::Answer<StreamPodSandboxStatsResponse> {
         let stats = stats::sandboxes(Arc::clone(&self.0), request.into_inner().filter).await?;
-        list::stream(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
+        Ok(list::stream(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats }))
     }
 
     async fn list_metric_descriptors(
@@ -356,7 +356,9 @@ impl RuntimeService for RuntimeServer {
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> list::Answer<StreamPodSandboxMetricsResponse> {
         let metrics = metrics::all(Arc::clone(&self.0)).await?;
-        list::stream(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics })
+        Ok(list::stream(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 }
 
