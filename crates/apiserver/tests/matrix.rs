@@ -7,6 +7,12 @@
     clippy::panic,
     reason = "a test ends at its first surprise"
 )]
+#![allow(
+    clippy::too_many_lines,
+    clippy::match_same_arms,
+    clippy::similar_names,
+    reason = "the samples are one table with an arm for each kind"
+)]
 
 mod common;
 #[path = "matrix/protobuf.rs"]
