@@ -386,7 +386,9 @@ mod tests {
         let runtime_default = v1::security_profile::ProfileType::RuntimeDefault;
         assert_eq!(inherited.apparmor.unwrap().profile_type(), runtime_default);
         assert_eq!(inherited.selinux_options.unwrap().level, "s0:c1");
-        let own = plan(json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}));
+        let own = plan(
+            json!({"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}}),
+        );
         assert_eq!(own.apparmor.unwrap().localhost_ref, "mine");
     }
 
