@@ -327,7 +327,7 @@ fn down_needs_none_of_ups_flags() {
     let mut node = Node::prepare(NodeOptions { flags, ..NodeOptions::default() });
     // Why one gives another range: the machine's own network has the usual one.
     node.shell(
-        "ip link add office type dummy && ip addr add 10.208.0.1/12 dev office && ip link set office up",
+        "ip link add office type bridge && ip addr add 10.208.0.1/12 dev office && ip link set office up",
     )
     .ok();
     node.up();

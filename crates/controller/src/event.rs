@@ -7,9 +7,10 @@ use serde_json::json;
 
 use crate::rest::Collection;
 
-/// What an event is about.
+/// What an event is about, and which controller tells it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
+    pub(crate) component: &'a str,
     pub(crate) kind: &'a str,
     /// Empty for objects without one; their events are in `default`.
     pub(crate) namespace: &'a str,
@@ -23,9 +24,6 @@ pub(crate) enum Tone {
     Normal,
     Warning,
 }
-
-/// Who tells it.
-const COMPONENT: &str = "node-controller";
 
 /// Writes an event.
 pub(crate) async fn post(client: &Client, subject: Subject<'_>, tone: Tone, reason: &str, message: &str) {
@@ -48,8 +46,8 @@ pub(crate) async fn post(client: &Client, subject: Subject<'_>, tone: Tone, reas
         "count": 1,
         "firstTimestamp": at,
         "lastTimestamp": at,
-        "source": {"component": COMPONENT},
-        "reportingComponent": COMPONENT,
+        "source": {"component": subject.component},
+        "reportingComponent": subject.component,
     });
     if let Err(error) = Collection::core(client, namespace, "events").create(&event).await {
         tracing::debug!(%error, reason, "an event could not be written");

@@ -1,12 +1,15 @@
 //! The controllers that the API needs, over a `kube::Client`: default service accounts and the root CA's `ConfigMap`,
-//! the deletion of namespaces, the health of nodes, and the collection of what nobody owns any more. They react to
-//! watches; a timer runs only where time itself is the cause, as for a node that falls silent.
+//! the deletion of namespaces, the health of nodes, the endpoints of Services, disruption budgets, and the collection of
+//! what nobody owns any more. They react to watches; a timer runs only where time itself is the cause, as for a node that
+//! falls silent.
 //!
 //! Each controller keeps projections of what it watches, decides in a pure function and then applies the plan. Nothing
 //! is kept on disk: after a restart everything is derived from the API again.
 
 mod account;
 mod discovery;
+mod disruption;
+mod endpoint;
 mod event;
 mod garbage;
 mod metadata;
@@ -59,6 +62,8 @@ pub async fn run(client: Client, config: ControllerConfig, shutdown: Cancellatio
     tasks.spawn(account::run(client.clone(), config.ca_pem.clone(), shutdown.clone()));
     tasks.spawn(namespace::run(client.clone(), shutdown.clone()));
     tasks.spawn(garbage::run(client.clone(), shutdown.clone()));
+    tasks.spawn(endpoint::run(client.clone(), shutdown.clone()));
+    tasks.spawn(disruption::run(client.clone(), shutdown.clone()));
     tasks.spawn(pod::run(client.clone(), config.clone(), shutdown.clone()));
     tasks.spawn(node::run(client, config, shutdown));
     while let Some(ended) = tasks.join_next().await {

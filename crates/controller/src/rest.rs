@@ -101,6 +101,16 @@ impl<'a> Collection<'a> {
         found(self.send("get", name, Request::new(&self.path).get(name, &GetParams::default())).await)
     }
 
+    /// A subresource of an object, such as `scale`; `None` when it isn't there.
+    pub(crate) async fn get_part<T: DeserializeOwned>(
+        &self,
+        part: &str,
+        name: &str,
+    ) -> Result<Option<T>, RestError> {
+        let request = Request::new(&self.path).get_subresource(part, name);
+        found(self.send("get", &format!("{name}/{part}"), request).await)
+    }
+
     /// A document, such as `/api/v1`: `name` below the path, or the path itself when it is empty.
     pub(crate) async fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, RestError> {
         let uri = if name.is_empty() { self.path.clone() } else { format!("{}/{name}", self.path) };

@@ -94,7 +94,13 @@ async fn mark_pod(client: &Client, pod: &Metadata) -> Result<(), RestError> {
     let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
     let pods = Collection::core(client, &pod.namespace, "pods");
     pods.merge_part("status", &pod.name, &patch).await.forgive(&[404, 409])?;
-    let subject = Subject { kind: "Pod", namespace: &pod.namespace, name: &pod.name, uid: &pod.uid };
+    let subject = Subject {
+        component: "node-controller",
+        kind: "Pod",
+        namespace: &pod.namespace,
+        name: &pod.name,
+        uid: &pod.uid,
+    };
     post(client, subject, Tone::Warning, "NodeNotReady", "Node is not ready").await;
     Ok(())
 }

@@ -98,5 +98,11 @@ impl Health {
 }
 
 fn subject(node: &Node) -> Subject<'_> {
-    Subject { kind: "Node", namespace: "", name: &node.metadata.name, uid: &node.metadata.uid }
+    Subject {
+        component: "node-controller",
+        kind: "Node",
+        namespace: "",
+        name: &node.metadata.name,
+        uid: &node.metadata.uid,
+    }
 }
