@@ -200,7 +200,7 @@ async fn an_aggregated_role_follows_its_parts() {
     let (_, admin) = world.admin.get(&format!("{RBAC}/clusterroles/admin")).await;
     if !has(&admin) {
         let lines = world.admin.send(Method::GET, &watch, &[], "").await;
-        let last = lines.body().split(|b| *b == b'\n').filter(|line| !line.is_empty()).next_back().unwrap();
+        let last = lines.body().split(|b| *b == b'\n').rfind(|line| !line.is_empty()).unwrap();
         assert!(has(&serde_json::from_slice::<Value>(last).unwrap()["object"]));
     }
 }

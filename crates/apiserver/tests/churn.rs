@@ -50,7 +50,7 @@ async fn follow(mut lines: Lines) -> Vec<(String, Value)> {
     let mut seen = Vec::new();
     let mut last = 0;
     loop {
-        let event = lines.next().await.expect("the watch goes on to the end");
+        let event = lines.next().await.unwrap();
         let (kind, object) = (event["type"].as_str().unwrap().to_owned(), event["object"].clone());
         assert!(matches!(kind.as_str(), "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK"), "{event}");
         if kind == "BOOKMARK" {
