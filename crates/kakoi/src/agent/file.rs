@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(file.settings.max_pods, Some(20));
         assert_eq!(file.settings.cluster_dns, ["10.96.0.10"]);
         assert_eq!(file.eviction.memory, Threshold::Percent(5));
-        assert_eq!(file.ignored, ["cgroupDriver", "syncFrequency"]);
+        assert_eq!(file.ignored, ["syncFrequency", "cgroupDriver"], "in the order of the file");
         assert_eq!(file.whole["syncFrequency"], "1m");
         let text = parse("maxPod: 20\n").unwrap_err();
         assert_eq!(text, "the KubeletConfiguration k.yaml: strict decoding error: unknown field \"maxPod\"");

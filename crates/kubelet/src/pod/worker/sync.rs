@@ -43,7 +43,8 @@ impl Worker {
         if (acts && !self.is_fresh) || self.must_refresh(now) {
             let step = tracing::debug_span!(target: "path", "kubelet: prepare", pod = %self.uid);
             match self.prepare(pod, observed, abort).instrument(step).await {
-                Ok(()) => {}
+                // What was decided meanwhile, about its user namespace above all, is shown at once.
+                Ok(()) => self.publish(pod, observed),
                 Err(problem) => {
                     let next = self.report_problem(pod, &problem);
                     // What was decided, and which image is not there, is shown although nothing runs.
