@@ -25,7 +25,8 @@ struct File {
     #[serde(rename = "podCIDR")]
     pod_cidr: Option<String>,
     max_pods: Option<u32>,
-    token_auth_file: Option<PathBuf>,
+    #[serde(rename = "tokenAuthFile")]
+    static_tokens: Option<PathBuf>,
     audit_log_path: Option<PathBuf>,
     #[serde(default)]
     user_namespaces: UserNamespaces,
@@ -119,7 +120,7 @@ impl Config {
                 .unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into()),
             userns_policy: flags.user_namespaces.or(file.user_namespaces.policy).unwrap_or_default(),
             access: apiserver::AccessConfig {
-                token_file: file.token_auth_file,
+                token_file: file.static_tokens,
                 audit_log: file.audit_log_path,
             },
             gates,

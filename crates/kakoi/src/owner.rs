@@ -95,7 +95,9 @@ pub(crate) fn who_owns(query: &WhoOwns) -> Result<(), OwnerError> {
         output::line(text);
         return Ok(());
     }
-    answers.iter().for_each(|answer| output::line(format!("{}: {}", answer.of, answer.owner)));
+    for answer in &answers {
+        output::line(format!("{}: {}", answer.of, answer.owner));
+    }
     notes.iter().for_each(output::line);
     Ok(())
 }

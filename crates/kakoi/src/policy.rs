@@ -3,6 +3,7 @@
 //! be fine, and that is said.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -235,7 +236,8 @@ fn describe(explained: &[Explained]) -> Vec<String> {
     );
     let unreadable = count("unreadable");
     if unreadable > 0 {
-        summary.push_str(&format!(", {unreadable} unreadable"));
+        // Writing to a string cannot fail.
+        let _ = write!(summary, ", {unreadable} unreadable");
     }
     lines.push(summary);
     if fenced > 0 {

@@ -1,5 +1,7 @@
 //! What users of server-side apply rely on, and laws that hold for any objects.
 
+#![allow(clippy::needless_pass_by_value, reason = "a value is made where it is used")]
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -188,7 +190,7 @@ fn atomic_values_have_one_owner() {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"affinity": affinity}})
     };
     world.apply("m3", selector("1")).unwrap();
-    assert!(world.apply("m4", selector("2")).is_err());
+    world.apply("m4", selector("2")).unwrap_err();
 }
 
 #[test]

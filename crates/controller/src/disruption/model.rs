@@ -192,13 +192,13 @@ impl From<WholePod> for Pod {
     fn from(whole: WholePod) -> Self {
         let PodMetadata { metadata, labels } = whole.metadata;
         let is_true = |condition: &PodCondition| condition.kind == "Ready" && condition.status == "True";
-        let owners = metadata.owner_references.iter();
+        let mut owners = metadata.owner_references.iter();
         Self {
             key: metadata.key(),
             labels,
             is_deleted: metadata.is_deleted(),
             is_ready: whole.status.conditions.iter().any(is_true),
-            controller: owners.cloned().find(|owner| owner.controller == Some(true)),
+            controller: owners.find(|owner| owner.controller == Some(true)).cloned(),
         }
     }
 }

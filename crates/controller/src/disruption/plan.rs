@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::model::{Budget, Condition, Pod, Spec, Status};
+use super::model::{Amount, Budget, Condition, Pod, Spec, Status};
 use crate::event::seconds;
 
 /// How long an evicted Pod counts as gone although nobody sees it end.
@@ -22,7 +22,7 @@ pub(crate) struct Verdict {
 
 /// Whether the number of Pods that there should be must be asked of their controllers.
 pub(crate) fn needs_scale(spec: &Spec) -> bool {
-    spec.max_unavailable.is_some() || spec.min_available.as_ref().is_some_and(|amount| amount.is_share())
+    spec.max_unavailable.is_some() || spec.min_available.as_ref().is_some_and(Amount::is_share)
 }
 
 /// The status of a budget. `scale` is how many Pods the controllers of `pods` should have, where that was asked.
@@ -111,6 +111,7 @@ mod tests {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a value is made where it is used")]
     fn budget(spec: Value, status: Value) -> Budget {
         let object = json!({"metadata": {"namespace": "team", "name": "b", "generation": 3}, "spec": spec, "status": status});
         serde_json::from_value(object).unwrap()

@@ -168,7 +168,7 @@ fn ports_of(service: &Service, pod: &Pod) -> Vec<Port> {
     let ports = service.spec.ports.iter().filter_map(|port| {
         Some(Port {
             name: port.name.clone(),
-            port: pod.port(port)?,
+            number: pod.port(port)?,
             protocol: if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol.clone() },
             app_protocol: port.app_protocol.clone(),
         })

@@ -114,7 +114,7 @@ impl Controller {
                     .collect(),
                 None => BTreeSet::new(),
             };
-            let touched = self.members.set_services(key, services);
+            let touched = self.members.set_services(key, &services);
             self.add(touched);
         }
     }
@@ -122,7 +122,7 @@ impl Controller {
     fn look_at_slices(&mut self, keys: &[String]) {
         for key in keys {
             let service = self.slices.store().get(key).and_then(Slice::service);
-            let touched = self.slices_of.set_services(key, service.into_iter().collect());
+            let touched = self.slices_of.set_services(key, &service.into_iter().collect());
             self.add(touched);
         }
     }

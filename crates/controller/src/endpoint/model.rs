@@ -144,7 +144,8 @@ struct Container {
 struct ContainerPort {
     name: String,
     protocol: String,
-    container_port: u16,
+    #[serde(rename = "containerPort")]
+    number: u16,
 }
 
 /// What of a Pod's status endpoints show.
@@ -201,7 +202,7 @@ impl Pod {
             let own = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
             port.name == name && own == protocol
         };
-        ports.find(is_meant).map(|port| port.container_port)
+        ports.find(is_meant).map(|port| port.number)
     }
 }
 
@@ -243,7 +244,8 @@ pub(crate) struct EndpointConditions {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Port {
     pub(crate) name: String,
-    pub(crate) port: u16,
+    #[serde(rename = "port")]
+    pub(crate) number: u16,
     pub(crate) protocol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) app_protocol: Option<String>,
@@ -347,14 +349,14 @@ pub(crate) struct LegacyPort {
 
 impl From<Port> for LegacyPort {
     fn from(port: Port) -> Self {
-        Self { name: port.name, port: port.port, protocol: port.protocol, app_protocol: port.app_protocol }
+        Self { name: port.name, port: port.number, protocol: port.protocol, app_protocol: port.app_protocol }
     }
 }
 
 impl From<LegacyPort> for Port {
     fn from(port: LegacyPort) -> Self {
         let protocol = if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol };
-        Self { name: port.name, port: port.port, protocol, app_protocol: port.app_protocol }
+        Self { name: port.name, number: port.port, protocol, app_protocol: port.app_protocol }
     }
 }
 

@@ -16,17 +16,17 @@ impl Relation {
     }
 
     /// Gives a member its Services; answers those that gain or keep or lose it.
-    pub(crate) fn set_services(&mut self, member: &str, services: BTreeSet<String>) -> BTreeSet<String> {
+    pub(crate) fn set_services(&mut self, member: &str, services: &BTreeSet<String>) -> BTreeSet<String> {
         let former: BTreeSet<String> = of(&self.by_member, member).map(str::to_owned).collect();
-        for service in former.difference(&services) {
+        for service in former.difference(services) {
             self.by_member.remove(&(member.to_owned(), service.clone()));
             self.by_service.remove(&(service.clone(), member.to_owned()));
         }
-        for service in &services {
+        for service in services {
             self.by_member.insert((member.to_owned(), service.clone()));
             self.by_service.insert((service.clone(), member.to_owned()));
         }
-        &former | &services
+        &former | services
     }
 
     /// Gives a Service its members.
@@ -59,12 +59,12 @@ mod tests {
     #[test]
     fn both_sides_see_each_change() {
         let mut relation = Relation::default();
-        assert_eq!(relation.set_services("d/p", set(&["d/a", "d/b"])), set(&["d/a", "d/b"]));
-        assert_eq!(relation.set_services("d/p", set(&["d/b", "d/c"])), set(&["d/a", "d/b", "d/c"]));
+        assert_eq!(relation.set_services("d/p", &set(&["d/a", "d/b"])), set(&["d/a", "d/b"]));
+        assert_eq!(relation.set_services("d/p", &set(&["d/b", "d/c"])), set(&["d/a", "d/b", "d/c"]));
         assert_eq!(relation.members("d/a").count(), 0);
         assert_eq!(relation.members("d/b").collect::<Vec<_>>(), ["d/p"]);
         relation.set_members("d/b", set(&["d/q"]));
-        assert_eq!(relation.set_services("d/p", set(&[])), set(&["d/c"]));
+        assert_eq!(relation.set_services("d/p", &set(&[])), set(&["d/c"]));
         assert_eq!(relation.members("d/b").collect::<Vec<_>>(), ["d/q"]);
     }
 }

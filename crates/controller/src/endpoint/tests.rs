@@ -113,7 +113,7 @@ fn endpoints_have_ready_and_unready_addresses_and_none_of_pods_that_end() {
 #[test]
 fn pods_whose_port_has_another_number_have_a_slice_of_their_own() {
     let other = pod("other", "10.0.0.2", |pod| {
-        pod["spec"]["containers"][0]["ports"][0]["containerPort"] = 9090.into()
+        pod["spec"]["containers"][0]["ports"][0]["containerPort"] = 9090.into();
     });
     let pods = [pod("one", "10.0.0.1", nothing), other];
     let plan = planned(&desired::from_pods(&service(nothing), pods.iter()), &[]);

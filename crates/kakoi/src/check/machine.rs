@@ -91,7 +91,7 @@ impl ThisMachine {
 
 /// The nearest directory that exists: where the instance has not run yet, its own does not.
 fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|parent| parent.is_dir()).unwrap_or(Path::new("/"))
+    path.ancestors().find(|parent| parent.is_dir()).unwrap_or_else(|| Path::new("/"))
 }
 
 impl Machine for ThisMachine {

@@ -58,7 +58,7 @@ pub(super) fn id_overlaps(machine: &dyn Machine) -> Verdict {
             format!("delete the Pod with UID {}", entry.pod),
         ),
         (None, []) => Verdict::ok("nobody else holds IDs of the pool"),
-        (None, [few @ ..]) if few.len() <= 3 => Verdict::ok(format!("left out: {}", few.join(", "))),
+        (None, few) if few.len() <= 3 => Verdict::ok(format!("left out: {}", few.join(", "))),
         (None, [one, rest @ ..]) => {
             Verdict::ok(format!("left out: {one} and {} more; `kakoi userns` names them", rest.len()))
         }

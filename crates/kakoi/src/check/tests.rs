@@ -238,12 +238,12 @@ fn without_user_namespaces() {
 #[test]
 fn with_a_namespace_limit_of_zero_or_of_too_few() {
     assert_eq!(
-        broken(|m| drop(m.texts.insert("/proc/sys/user/max_net_namespaces", "0"))),
+        broken(|m| _ = m.texts.insert("/proc/sys/user/max_net_namespaces", "0")),
         "missing  namespace-limits     user.max_net_namespaces is 0: at a limit the kernel says \"No space left on device\"; \
          run: sysctl -w user.max_net_namespaces=65536"
     );
     assert_eq!(
-        broken(|m| drop(m.texts.insert("/proc/sys/user/max_mnt_namespaces", "100"))),
+        broken(|m| _ = m.texts.insert("/proc/sys/user/max_mnt_namespaces", "100")),
         "warning  namespace-limits     user.max_mnt_namespaces is 100, less than 440 for 110 Pods: at a limit the kernel says \
          \"No space left on device\"; run: sysctl -w user.max_mnt_namespaces=65536"
     );
@@ -257,12 +257,12 @@ fn with_a_namespace_limit_of_zero_or_of_too_few() {
 #[test]
 fn with_the_switches_of_debian_and_apparmor() {
     assert_eq!(
-        broken(|m| drop(m.texts.insert("/proc/sys/kernel/unprivileged_userns_clone", "0"))),
+        broken(|m| _ = m.texts.insert("/proc/sys/kernel/unprivileged_userns_clone", "0")),
         "warning  nested-namespaces    kernel.unprivileged_userns_clone is 0: Pods are made by root and are not affected; what \
          makes namespaces inside a Pod is; for builds inside Pods run: sysctl -w kernel.unprivileged_userns_clone=1"
     );
     assert_eq!(
-        broken(|m| drop(m.texts.insert("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))),
+        broken(|m| _ = m.texts.insert("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1")),
         "warning  nested-namespaces    kernel.apparmor_restrict_unprivileged_userns is 1: Pods are made by root and are not \
          affected; what makes namespaces inside a Pod is; for builds inside Pods run: sysctl -w \
          kernel.apparmor_restrict_unprivileged_userns=0"
@@ -392,7 +392,7 @@ fn without_inotify_files_or_time() {
          device changes are not noticed; run: sysctl -w fs.inotify.max_user_instances=1024"
     );
     assert_eq!(
-        broken(|m| drop(m.texts.insert("/proc/sys/fs/inotify/max_user_watches", "100"))),
+        broken(|m| _ = m.texts.insert("/proc/sys/fs/inotify/max_user_watches", "100")),
         "warning  inotify              fs.inotify.max_user_watches is 100: changed ConfigMaps, logs and device changes are not \
          noticed; run: sysctl -w fs.inotify.max_user_watches=65536"
     );
@@ -433,7 +433,7 @@ fn network_missing() -> String {
 #[test]
 fn without_forwarding_or_ports() {
     assert_eq!(
-        broken(|m| drop(m.texts.remove("/proc/sys/net/ipv4/ip_forward"))),
+        broken(|m| _ = m.texts.remove("/proc/sys/net/ipv4/ip_forward")),
         "missing  forwarding           the kernel has no net.ipv4.ip_forward: Pods reach nothing beyond the node; use a kernel with \
          CONFIG_INET=y"
     );
