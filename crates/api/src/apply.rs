@@ -11,18 +11,18 @@ use serde_json::{Map, Value};
 use crate::codec::{self, Expected};
 use crate::schema::{FieldKind, Type};
 
-mod manager;
+mod field_manager;
 mod merge;
 mod own;
 mod path;
 mod set;
 mod shape;
 
-pub use manager::{Manager, Managers, Operation, manager_name, same_but_for_times};
+pub use field_manager::{Manager, Managers, Operation, manager_name, same_but_for_times};
 pub use path::PathElement;
 pub use set::FieldSet;
 
-use manager::Entry;
+use field_manager::Entry;
 use own::Comparison;
 use shape::Shape;
 
