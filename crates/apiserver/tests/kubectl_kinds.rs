@@ -35,7 +35,7 @@ const SESSION: &[&str] = &[
     "get service web -o jsonpath={.spec.clusterIPs}{.spec.ipFamilies}{.spec.type}",
     "get ipaddress 10.96.0.80 -o jsonpath={.spec.parentRef.name}",
     "get deployment,quota,rolebinding,job,cronjob,pdb,ingress,service,hpa -o wide",
-    "get clusterrolebinding,priorityclass,servicecidr -o wide",
+    "get clusterrolebinding/auditors priorityclass/high servicecidr/kubernetes -o wide",
     "get componentstatuses",
     "patch deployment web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":0}}",
     "get deployment web -o jsonpath={.spec.replicas}",
