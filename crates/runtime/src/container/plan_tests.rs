@@ -166,6 +166,7 @@ fn the_process_of_a_fenced_container_is_the_golden_one() {
         },
         "no_new_privileges": true,
         "seccomp": 8,
+        "seccomp_flags": 0,
         "rlimits": [],
         "oom_score_adj": 1000,
         "terminal": false,
