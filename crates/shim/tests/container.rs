@@ -309,8 +309,9 @@ fn g04_containers_of_a_pod_share_what_they_should() {
 fn a_shared_pid_namespace_has_our_init() {
     let pod = Pod::with(|plan| plan.pid = PidNamespace::Pod);
     pod.sleeper("one");
-    let (exit, output) = pod
-        .script("cat /proc/1/comm; ps | grep -c 'sleep 1000'; ls /proc/1/root 2>&1; kill -9 1; cat /proc/1/comm");
+    let (exit, output) = pod.script(
+        "cat /proc/1/comm; ps | grep -c 'sleep 1000'; ls /proc/1/root 2>&1; kill -9 1; cat /proc/1/comm",
+    );
     assert!(output.starts_with("kakoi-init\n"), "{exit:?} {output}");
     assert!(output.ends_with("kakoi-init\n"), "{output}");
     assert!(output.contains("Permission denied"), "{output}");

@@ -215,7 +215,8 @@ pub(crate) fn plan_sandbox_security(
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let (groups, policy) = supplemental_groups(pod);
     let number = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
-    let is_privileged = pod.spec.iter().flat_map(|spec| &spec.containers).any(is_privileged);
+    let inits = pod.spec.iter().filter_map(|spec| spec.init_containers.as_ref()).flatten();
+    let is_privileged = pod.spec.iter().flat_map(|spec| &spec.containers).chain(inits).any(is_privileged);
     v1::LinuxSandboxSecurityContext {
         namespace_options: Some(plan_namespaces(pod, userns)),
         run_as_user: number(context.and_then(|context| context.run_as_user)),
@@ -370,6 +371,19 @@ mod tests {
             &NodeSecurity::default(),
         );
         assert!(plan.masked_paths.is_empty() && plan.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn a_privileged_container_of_either_list_makes_the_sandbox_privileged() {
+        let sandbox = |spec: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            plan_sandbox_security(&pod, &PodUserns::Node, &NodeSecurity::default()).privileged
+        };
+        let (plain, privileged) =
+            (json!({"name": "a"}), json!({"name": "b", "securityContext": {"privileged": true}}));
+        assert!(!sandbox(json!({"initContainers": [plain], "containers": [plain]})));
+        assert!(sandbox(json!({"initContainers": [plain], "containers": [privileged]})));
+        assert!(sandbox(json!({"initContainers": [privileged], "containers": [plain]})));
     }
 
     #[test]
