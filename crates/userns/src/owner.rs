@@ -261,6 +261,9 @@ mod tests {
         let whole = parts(0, u64::from(u32::MAX));
         assert!(whole[0].starts_with("0-0 the node's account `root`"), "{whole:?}");
         let last = whole.last().unwrap();
-        assert!(last.starts_with("4294901760-4294967294 nobody: the pool ends"), "{whole:?}");
+        assert!(
+            last.starts_with("4294901760-4294967294 nobody, and no Pod is given it: the pool ends"),
+            "{whole:?}"
+        );
     }
 }
