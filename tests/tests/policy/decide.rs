@@ -185,3 +185,25 @@ fn an_image_that_is_not_there_is_shown_before_the_sandbox() {
     });
     node.kubectl(&["delete", "pod", "lost", "--timeout=30s"]).ok();
 }
+
+#[test]
+fn a_static_pod_is_decided_about_like_any_other() {
+    let mut node = Node::prepare(NodeOptions::default());
+    let directory = node.root().join("etc/kubernetes/manifests");
+    std::fs::create_dir_all(&directory).unwrap();
+    for (name, fields) in [("quiet", json!({})), ("open", json!({"hostNetwork": true}))] {
+        std::fs::write(directory.join(format!("{name}.yaml")), pod("default", name, fields)).unwrap();
+    }
+    node.up();
+    node.until("the mirror Pods", Duration::from_secs(30), |node| {
+        ["quiet-node", "open-node"].iter().all(|name| node.kubectl(&["get", "pod", name]).code == 0)
+    });
+    node.ready(&["quiet-node", "open-node"]);
+    let (status, reason, message) = condition(&node.get("pod/quiet-node")).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "FencedByPolicy"), "{message}");
+    let map = uid_map(&node, "quiet-node");
+    assert!(message.starts_with(&format!("{}-", map[1])) && map[1] >= 65_536, "{map:?} {message}");
+    let (status, reason, message) = condition(&node.get("pod/open-node")).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "HostNetwork"), "{message}");
+    assert_eq!(uid_map(&node, "open-node"), NODES);
+}
