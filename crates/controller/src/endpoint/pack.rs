@@ -48,7 +48,6 @@ pub(crate) fn plan(desired: &Desired, slices: &[&Slice], is_taken: impl Fn(&str)
         let (ours, others): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|slice| slice.address_type == kind && slice.ports == ports);
         left = others;
-        // A slice without endpoints can take any ports.
         let mut packed = pack(&ours, endpoints);
         if packed.is_empty() {
             packed.push(Packed { slice: ours.first().copied(), endpoints: Vec::new() });

@@ -122,7 +122,7 @@ fn pods_whose_port_has_another_number_have_a_slice_of_their_own() {
 }
 
 #[test]
-fn a_service_without_pods_has_one_empty_slice_which_takes_the_first_pod() {
+fn a_service_without_pods_has_one_empty_slice_and_its_first_pod_leaves_it_with_one() {
     let empty = desired::from_pods(&service(nothing), [].iter());
     let slices = applied(&[], &planned(&empty, &[]));
     assert_eq!((slices.len(), slices[0].endpoints.len()), (1, 0));
