@@ -116,7 +116,7 @@ impl Launcher {
         control: &UnixStream,
     ) -> io::Result<Child> {
         let null = std::fs::File::open("/dev/null")?;
-        let procs = cgroup.open_legacy_procs()?;
+        let doors = cgroup.open_legacy_doors()?;
         let title = CString::new(plan.id.as_str()).unwrap_or_default();
         sys::process::spawn(&SpawnPlan {
             program: self.program.as_fd(),
@@ -131,7 +131,7 @@ impl Launcher {
                 place.dir.as_fd(),
             ],
             cgroup: cgroup.unified.as_ref().map(AsFd::as_fd),
-            legacy_cgroups: procs.iter().map(AsFd::as_fd).collect(),
+            legacy_cgroups: doors.iter().map(AsFd::as_fd).collect(),
             mount_namespace: Some(self.mount_namespace.as_fd()),
         })
         .map_err(io::Error::other)

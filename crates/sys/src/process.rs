@@ -205,7 +205,7 @@ pub struct SpawnPlan<'a> {
     pub fds: Vec<BorrowedFd<'a>>,
     /// The v2 cgroup that it is born in.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// `cgroup.procs` files of v1 hierarchies that it enters before `execve`, opened for writing.
+    /// The doors of the v1 groups that it enters before `execve`: see [`crate::cgroup::open_legacy_door`].
     pub legacy_cgroups: Vec<BorrowedFd<'a>>,
     /// The mount namespace that it enters.
     pub mount_namespace: Option<BorrowedFd<'a>>,

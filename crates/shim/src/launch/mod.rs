@@ -115,9 +115,7 @@ fn finish(status: &OwnedFd, result: Result<(), Failure>) -> ! {
 }
 
 fn enter_legacy_cgroup(directory: BorrowedFd<'_>) -> io::Result<()> {
-    use rustix::fs::{Mode, OFlags, openat};
-    let procs = openat(directory, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(procs, b"0")?;
+    rustix::io::write(sys::cgroup::open_legacy_door(directory)?, b"0")?;
     Ok(())
 }
 

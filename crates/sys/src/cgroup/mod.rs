@@ -16,7 +16,7 @@ pub use plan::{HugePages, Limits, Plan, Step, plan_create, plan_update};
 pub use stat::{Stats, stats};
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where the machine's hierarchies are mounted.
@@ -133,18 +133,25 @@ pub struct Directories {
 }
 
 impl Directories {
-    /// Opens the `cgroup.procs` of every v1 directory for writing.
+    /// Opens the door of every v1 directory: see [`open_legacy_door`].
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn open_legacy_procs(&self) -> io::Result<Vec<OwnedFd>> {
-        use rustix::fs::{Mode, OFlags, openat};
-        let open = |(_, dir): &(String, OwnedFd)| {
-            openat(dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(io::Error::from)
-        };
-        self.legacy.iter().map(open).collect()
+    pub fn open_legacy_doors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.legacy.iter().map(|(_, directory)| open_legacy_door(directory)).collect()
     }
+}
+
+/// Opens the file of a v1 group through which a process with one thread enters it: it writes `0`.
+///
+/// This is `tasks` and not `cgroup.procs`: a write to the latter waits until no thread of the machine is being forked,
+/// which costs an RCU grace period, some 10 ms. The one thread of a process that moves itself need not wait.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn open_legacy_door(directory: impl AsFd) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, openat};
+    Ok(openat(directory, "tasks", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// An open directory of one group, in whichever hierarchy.
