@@ -6,12 +6,15 @@ use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use serde::{Deserialize, Serialize};
 use userns::IdMappings;
 use userns::policy::{Finding, PodFacts, VolumeFact};
 
+use crate::object::Snapshot;
+use crate::volume::claim::{ClaimError, claim_name, plan_claimed};
 use crate::volume::mount::filesystem_name;
+use crate::volume::plan::{Content, VolumeError};
 use crate::volume::setup::VolumeProbe;
 
 /// The Pod's condition.
@@ -95,20 +98,55 @@ pub(crate) fn facts_of(pod: &Pod) -> Result<PodFacts, serde_json::Error> {
     PodFacts::read(&serde_json::to_value(pod)?)
 }
 
-/// What is found at the paths of the Pod's hostPath volumes. What can't be looked at says nothing: setting it up tells.
-pub(crate) fn probe_volumes(pod: &PodFacts, probe: &dyn VolumeProbe) -> Vec<(String, VolumeFact)> {
-    let paths = pod.spec.volumes.iter().filter_map(|volume| Some((volume, volume.host_path()?)));
-    let each = paths.flat_map(|(volume, path)| {
-        probe_path(Path::new(path), probe).into_iter().map(|fact| (volume.name.clone(), fact))
+/// A volume that is a path of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodePath {
+    volume: String,
+    path: PathBuf,
+    /// The path is in the Pod's spec, where the policy reads it. Else it is that of the claim's volume.
+    is_in_spec: bool,
+}
+
+/// The paths of the node that the Pod's volumes are: those of hostPath volumes, and those that claims are bound to.
+/// Nothing can be decided about a claim that is not bound: it is told what it waits for.
+pub(crate) fn node_paths(pod: &Pod, objects: &Snapshot) -> Result<Vec<NodePath>, VolumeError> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let each = volumes.map(|volume| {
+        let failed =
+            |cause: ClaimError| VolumeError { volume: volume.name.clone(), cause: Box::new(cause.into()) };
+        node_path(pod, volume, objects).map_err(failed)
     });
+    each.filter_map(Result::transpose).collect()
+}
+
+fn node_path(pod: &Pod, volume: &Volume, objects: &Snapshot) -> Result<Option<NodePath>, ClaimError> {
+    let found = |path: PathBuf, is_in_spec| Some(NodePath { volume: volume.name.clone(), path, is_in_spec });
+    if let Some(source) = &volume.host_path {
+        return Ok(found(PathBuf::from(&source.path), true));
+    }
+    if claim_name(pod, volume).is_none() {
+        return Ok(None);
+    }
+    let (content, _) = plan_claimed(pod, volume, objects)?;
+    Ok(match content {
+        Content::HostPath { path, .. } | Content::Local { path, .. } => found(path, false),
+        _ => None,
+    })
+}
+
+/// What is found at the paths. What can't be looked at says nothing: setting it up tells.
+pub(crate) fn probe_volumes(paths: &[NodePath], probe: &dyn VolumeProbe) -> Vec<(String, VolumeFact)> {
+    let each = paths
+        .iter()
+        .flat_map(|path| probe_path(path, probe).into_iter().map(move |fact| (path.volume.clone(), fact)));
     each.collect()
 }
 
-fn probe_path(path: &Path, probe: &dyn VolumeProbe) -> Vec<VolumeFact> {
+fn probe_path(NodePath { path, is_in_spec, .. }: &NodePath, probe: &dyn VolumeProbe) -> Vec<VolumeFact> {
     let Some(real) = real_path(path) else { return Vec::new() };
     let shown = real.display().to_string();
     let mut facts = Vec::new();
-    if real != path {
+    if !is_in_spec || real != *path {
         facts.push(VolumeFact::LeadsTo(shown.clone()));
     }
     let Some(existing) = real.ancestors().find(|parent| parent.exists()) else { return facts };
@@ -134,6 +172,8 @@ fn real_path(path: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
     use userns::IdRange;
 
@@ -148,9 +188,42 @@ mod tests {
     }
 
     fn facts(path: &Path) -> Vec<VolumeFact> {
-        let pod = json!({"spec": {"volumes": [{"name": "v", "hostPath": {"path": path}}, {"name": "e", "emptyDir": {}}]}});
-        let found = probe_volumes(&PodFacts::read(&pod).unwrap(), &Only("/proc"));
+        let path = NodePath { volume: "v".to_owned(), path: path.to_owned(), is_in_spec: true };
+        let found = probe_volumes(&[path], &Only("/proc"));
         found.into_iter().map(|(name, fact)| (name == "v").then_some(fact).unwrap()).collect()
+    }
+
+    #[test]
+    fn claims_are_looked_at_where_they_lead_and_wait_until_they_are_bound() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [], "volumes": [{"name": "host", "hostPath": {"path": "/srv"}},
+                {"name": "none", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}}))
+        .unwrap();
+        let objects = |phase: &str| {
+            let claim = json!({"metadata": {"name": "c", "namespace": "n"}, "spec": {"volumeName": "pv"},
+                "status": {"phase": phase}});
+            let volume = json!({"metadata": {"name": "pv"}, "spec": {"local": {"path": "/proc"},
+                "claimRef": {"name": "c", "namespace": "n"}}});
+            let mut objects = Snapshot::default();
+            objects.claims.insert("c".into(), Arc::new(serde_json::from_value(claim).unwrap()));
+            objects.persistent_volumes.insert("pv".into(), Arc::new(serde_json::from_value(volume).unwrap()));
+            objects
+        };
+        let paths = node_paths(&pod, &objects("Bound")).unwrap();
+        let [host, data] = paths.as_slice() else { panic!("{paths:?}") };
+        assert_eq!((host.path.as_path(), data.path.as_path()), (Path::new("/srv"), Path::new("/proc")));
+        let facts = [
+            VolumeFact::LeadsTo("/proc".into()),
+            VolumeFact::NotMappable { path: "/proc".into(), filesystem: "proc".into() },
+        ];
+        let of_data = facts.map(|fact| ("data".to_owned(), fact));
+        assert_eq!(
+            probe_volumes(&paths[1..], &Only("/proc")),
+            of_data,
+            "the policy has not seen that path yet"
+        );
+        let waits = node_paths(&pod, &objects("Pending")).unwrap_err().to_string();
+        assert_eq!(waits, "MountVolume.SetUp failed for volume \"data\" : PVC \"c\" is not bound");
     }
 
     #[test]

@@ -93,14 +93,13 @@ fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     if is_selected && is_wanted { Ok(()) } else { never("node(s) didn't match Pod's node affinity/selector") }
 }
 
-/// A Pod that must have a user namespace goes only where the runtime handler reports them. Whether it must is in the
-/// Pod by now: the namespace's policy is written into `host_users` before.
+/// A Pod that must have a user namespace goes only where its runtime handler reports them. Whether it must, and which
+/// handler that is, is in the Pod by now.
 fn user_namespaces(pod: &Pod, node: &Node) -> Result<(), Refusal> {
-    match &node.userns_problem {
-        Some(problem) if pod.host_users == Some(false) && pod.runtime_class.is_empty() => {
-            never(&format!("node(s) can't make user namespaces ({problem})"))
-        }
-        _ => Ok(()),
+    let handler = pod.handler.as_deref().filter(|_| pod.host_users == Some(false));
+    match handler.and_then(|handler| node.lacks_user_namespaces(handler)) {
+        Some(problem) => never(&format!("node(s) can't make user namespaces ({problem})")),
+        None => Ok(()),
     }
 }
 

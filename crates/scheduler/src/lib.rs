@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use model::{Namespace, Node, Pod};
+use model::{Namespace, Node, Pod, RuntimeClass};
 use plan::{Cluster, Decision};
 
 pub use plan::Fencing;
@@ -42,10 +42,17 @@ pub async fn run(client: Client, fencing: Fencing, shutdown: CancellationToken) 
     let (pods_out, pods) = mpsc::channel(CHANNEL);
     let (nodes_out, nodes) = mpsc::channel(CHANNEL);
     let (namespaces_out, namespaces) = mpsc::channel(CHANNEL);
+    let (classes_out, runtime_classes) = mpsc::channel(CHANNEL);
     let watch_namespaces = informer::watch::<Namespace>(
         client.clone(),
         Target::all("/api/v1/namespaces"),
         namespaces_out,
+        shutdown.child_token(),
+    );
+    let watch_classes = informer::watch::<RuntimeClass>(
+        client.clone(),
+        Target::all("/apis/node.k8s.io/v1/runtimeclasses"),
+        classes_out,
         shutdown.child_token(),
     );
     let watch_pods =
@@ -58,8 +65,8 @@ pub async fn run(client: Client, fencing: Fencing, shutdown: CancellationToken) 
     );
     let schedule =
         Scheduler { client, cluster: Cluster::new(fencing), work: Work::new(), shutdown: shutdown.clone() };
-    let changes = Changes { pods, nodes, namespaces };
-    tokio::join!(watch_pods, watch_nodes, watch_namespaces, schedule.run(changes));
+    let changes = Changes { pods, nodes, namespaces, runtime_classes };
+    tokio::join!(watch_pods, watch_nodes, watch_namespaces, watch_classes, schedule.run(changes));
 }
 
 /// What the watches tell.
@@ -67,6 +74,7 @@ struct Changes {
     pods: mpsc::Receiver<Update<Pod>>,
     nodes: mpsc::Receiver<Update<Node>>,
     namespaces: mpsc::Receiver<Update<Namespace>>,
+    runtime_classes: mpsc::Receiver<Update<RuntimeClass>>,
 }
 
 struct Scheduler {
@@ -78,13 +86,14 @@ struct Scheduler {
 
 impl Scheduler {
     async fn run(mut self, changes: Changes) {
-        let Changes { mut pods, mut nodes, mut namespaces } = changes;
+        let Changes { mut pods, mut nodes, mut namespaces, mut runtime_classes } = changes;
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 Some(update) = pods.recv() => self.cluster.apply_pods(update),
                 Some(update) = nodes.recv() => self.cluster.apply_nodes(update),
                 Some(update) = namespaces.recv() => self.cluster.apply_namespaces(update),
+                Some(update) = runtime_classes.recv() => self.cluster.apply_runtime_classes(update),
                 Some(outcome) = self.work.next(), if !self.work.is_empty() => self.settle(outcome),
             }
             // What has arrived meanwhile belongs to the same round.
@@ -96,6 +105,9 @@ impl Scheduler {
             }
             while let Ok(update) = namespaces.try_recv() {
                 self.cluster.apply_namespaces(update);
+            }
+            while let Ok(update) = runtime_classes.try_recv() {
+                self.cluster.apply_runtime_classes(update);
             }
             let decisions =
                 tracing::debug_span!(target: "path", "scheduler: plan").in_scope(|| self.cluster.plan());

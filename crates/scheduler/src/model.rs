@@ -1,6 +1,6 @@
 //! What the scheduler keeps of Pods and nodes: far less than the objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::access::{Access, metadata, spec, status};
 use api::selector::{LabelSelector, Operator, Requirement};
@@ -43,8 +43,11 @@ pub(crate) struct Pod {
     pub(crate) spread: Vec<Spread>,
     /// What it says of `hostUsers`.
     pub(crate) host_users: Option<bool>,
-    /// Its runtime class, or nothing. Which handler that means is not known here: the node's kubelet tells.
+    /// Its runtime class, or nothing.
     pub(crate) runtime_class: String,
+    /// The runtime handler that its class means, empty for the default one. `None`: its class is not known (any more),
+    /// and the node's kubelet tells.
+    pub(crate) handler: Option<String>,
     /// The message of its condition `PodScheduled`, when that is `False`.
     pub(crate) told: Option<String>,
 }
@@ -99,8 +102,19 @@ pub(crate) struct Node {
     pub(crate) taints: Vec<Taint>,
     pub(crate) is_unschedulable: bool,
     pub(crate) allocatable: Resources,
-    /// Why its default runtime handler makes no user namespaces; `None` when it reports that it does.
-    pub(crate) userns_problem: Option<String>,
+    /// Its runtime handlers by name, each with whether it makes user namespaces.
+    pub(crate) handlers: BTreeMap<String, bool>,
+    /// Why it makes no user namespaces, in its kubelet's words; empty where that says nothing.
+    pub(crate) userns_problem: String,
+}
+
+/// A runtime class.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Value")]
+pub(crate) struct RuntimeClass {
+    pub(crate) meta: Meta,
+    /// The handler that it means.
+    pub(crate) handler: String,
 }
 
 /// A namespace.
@@ -135,6 +149,18 @@ impl Object for Node {
 impl Object for Namespace {
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+}
+
+impl Object for RuntimeClass {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl From<Value> for RuntimeClass {
+    fn from(object: Value) -> Self {
+        Self { meta: Meta::of(&object), handler: object.text("handler").to_owned() }
     }
 }
 
@@ -181,6 +207,7 @@ impl From<Value> for Pod {
             spread: spread(spec),
             host_users: spec.flag("hostUsers"),
             runtime_class: spec.text("runtimeClassName").to_owned(),
+            handler: spec.text("runtimeClassName").is_empty().then(String::new),
             told: told(status),
         }
     }
@@ -313,27 +340,39 @@ impl From<Value> for Node {
             taints,
             is_unschedulable: spec.is_true("unschedulable"),
             allocatable: Resources::read(status, "allocatable"),
+            handlers: handlers(status),
             userns_problem: userns_problem(status),
         }
     }
 }
 
-/// What the default handler lacks: the kubelet's condition says it, where there is one.
-fn userns_problem(status: &Value) -> Option<String> {
-    let mut handlers = status.list("runtimeHandlers").iter();
-    let default = handlers.find(|handler| handler.text("name").is_empty());
-    let has = |handler: &Value| handler.field("features").is_some_and(|f| f.is_true("userNamespaces"));
-    if default.is_some_and(has) {
-        return None;
+impl Node {
+    /// Why a runtime handler of this node makes no user namespaces; `None` when it reports that it does.
+    pub(crate) fn lacks_user_namespaces(&self, handler: &str) -> Option<String> {
+        match (self.handlers.get(handler), handler, self.userns_problem.as_str()) {
+            (Some(true), ..) => None,
+            (None, name, _) if !name.is_empty() => Some(format!("it has no runtime handler `{name}`")),
+            (Some(false), name, _) if !name.is_empty() => {
+                Some(format!("its runtime handler `{name}` reports none"))
+            }
+            (_, _, told) if !told.is_empty() => Some(told.to_owned()),
+            (None, ..) => Some("it reports no runtime handlers".to_owned()),
+            (Some(false), ..) => Some("its runtime handler reports none".to_owned()),
+        }
     }
+}
+
+fn handlers(status: &Value) -> BTreeMap<String, bool> {
+    let has = |handler: &Value| handler.field("features").is_some_and(|f| f.is_true("userNamespaces"));
+    let listed = status.list("runtimeHandlers").iter();
+    listed.map(|handler| (handler.text("name").to_owned(), has(handler))).collect()
+}
+
+/// What the kubelet's condition says that the node lacks.
+fn userns_problem(status: &Value) -> String {
     let mut conditions = status.list("conditions").iter();
     let told = conditions.find(|c| c.text("type") == USERNS_CONDITION && c.text("status") == "False");
-    let message = told.map_or("", |condition| condition.text("message"));
-    Some(match (message, default) {
-        ("", None) => "it reports no runtime handlers".to_owned(),
-        ("", Some(_)) => "its runtime handler reports none".to_owned(),
-        (message, _) => message.to_owned(),
-    })
+    told.map_or("", |condition| condition.text("message")).to_owned()
 }
 
 fn taint(value: &Value) -> Taint {

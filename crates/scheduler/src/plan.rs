@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use informer::{Store, Update};
 
 use crate::filter::{Place, Refusal, check, is_tolerated, message};
-use crate::model::{Namespace, Node, Pod};
+use crate::model::{Namespace, Node, Pod, RuntimeClass};
 
 /// What a round decides about a Pod.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub(crate) struct Cluster {
     pods: Store<Pod>,
     nodes: Store<Node>,
     namespaces: Store<Namespace>,
+    runtime_classes: Store<RuntimeClass>,
     /// The nodes' policy demands a user namespace for each Pod.
     fences_all: bool,
     /// Pods that are being bound, by key: UID and node. They take room although the API does not say so yet.
@@ -79,8 +80,16 @@ impl Cluster {
         self.namespaces.apply(update);
     }
 
-    /// A Pod as its namespace's policy makes it: under `always` one that says nothing asks for a user namespace.
-    fn under_policy(&self, mut pod: Pod) -> Pod {
+    pub(crate) fn apply_runtime_classes(&mut self, update: Update<RuntimeClass>) {
+        self.runtime_classes.apply(update);
+    }
+
+    /// A Pod with the handler of its runtime class, and as its namespace's policy makes it: under `always` one that
+    /// says nothing asks for a user namespace.
+    fn as_decided(&self, mut pod: Pod) -> Pod {
+        if let Some(class) = self.runtime_classes.get(&pod.runtime_class) {
+            pod.handler = Some(class.handler.clone());
+        }
         let label = self.namespaces.get(&pod.meta.namespace).and_then(|namespace| namespace.fences_all);
         if label.unwrap_or(self.fences_all) {
             pod.host_users = pod.host_users.or(Some(false));
@@ -93,6 +102,12 @@ impl Cluster {
         self.assumed.remove(key);
     }
 
+    /// Whether a Pod waits and all is known that decides about it.
+    fn is_next(&self, pod: &Pod) -> bool {
+        let is_known = pod.runtime_class.is_empty() || self.runtime_classes.is_synced();
+        pod.is_waiting && is_known && !self.assumed.contains_key(&pod.meta.key())
+    }
+
     /// Decides about every Pod that waits, the most important and oldest first.
     pub(crate) fn plan(&mut self) -> Vec<Decision> {
         if !self.pods.is_synced() || !self.nodes.is_synced() || !self.namespaces.is_synced() {
@@ -101,9 +116,9 @@ impl Cluster {
         let mut waiting: Vec<Pod> = self
             .pods
             .iter()
-            .filter(|p| p.is_waiting && !self.assumed.contains_key(&p.meta.key()))
+            .filter(|pod| self.is_next(pod))
             .cloned()
-            .map(|pod| self.under_policy(pod))
+            .map(|pod| self.as_decided(pod))
             .collect();
         if waiting.is_empty() {
             return Vec::new();
@@ -197,6 +212,7 @@ mod tests {
         cluster.apply_nodes(Update::Snapshot(nodes));
         cluster.apply_pods(Update::Snapshot(pods));
         cluster.apply_namespaces(Update::Snapshot(Vec::new()));
+        cluster.apply_runtime_classes(Update::Snapshot(Vec::new()));
         cluster
     }
 
@@ -208,7 +224,7 @@ mod tests {
                 "runtimeHandlers": [{"name": "", "features": {"userNamespaces": true}}]}}))
         };
         let mut unable = node("old", "64");
-        unable.userns_problem = Some("overlay can't be ID-mapped".into());
+        unable.userns_problem = "overlay can't be ID-mapped".into();
         let asking = |name: &str| Pod { host_users: Some(false), ..pod(name, "1", "") };
         assert_eq!(told(&cluster(vec![unable.clone(), able("new")], vec![asking("a")]).plan()), ["a -> new"]);
         assert_eq!(
@@ -233,6 +249,45 @@ mod tests {
         assert!(told(&strict.plan())[0].contains("can't make user namespaces"));
     }
 
+    #[test]
+    fn a_fenced_pod_of_a_runtime_class_goes_where_that_handler_makes_user_namespaces() {
+        let with = |name: &str, handlers: serde_json::Value| {
+            Node::from(json!({"metadata": {"name": name}, "status": {
+                "conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": "1", "memory": "8Gi", "pods": "9"},
+                "runtimeHandlers": handlers}}))
+        };
+        let yes = json!({"userNamespaces": true});
+        let nodes = vec![
+            with("default-only", json!([{"name": "", "features": yes}])),
+            with("old-kata", json!([{"name": "", "features": yes}, {"name": "kata", "features": {}}])),
+        ];
+        let of_class = |class: &str| {
+            let handler = class.is_empty().then(String::new);
+            Pod { host_users: Some(false), runtime_class: class.into(), handler, ..pod("a", "1", "") }
+        };
+        let class = json!({"metadata": {"name": "strong"}, "handler": "kata"});
+        let told_of = |mut nodes: Vec<Node>, more: Option<Node>, pod: Pod| {
+            nodes.extend(more);
+            let mut cluster = cluster(nodes, vec![pod]);
+            cluster.apply_runtime_classes(Update::Snapshot(vec![class.clone().into()]));
+            told(&cluster.plan()).remove(0)
+        };
+        let refused = told_of(nodes.clone(), None, of_class("strong"));
+        assert!(
+            refused.contains("1 node(s) can't make user namespaces (it has no runtime handler `kata`)"),
+            "{refused}"
+        );
+        assert!(refused.contains("(its runtime handler `kata` reports none)"), "{refused}");
+        let new = with("new-kata", json!([{"name": "kata", "features": yes}]));
+        assert_eq!(told_of(nodes.clone(), Some(new), of_class("strong")), "a -> new-kata");
+        let unfenced = Pod { host_users: None, ..of_class("strong") };
+        assert!(told_of(nodes.clone(), None, unfenced).contains("->"));
+        assert!(
+            told_of(nodes, None, of_class("gone")).contains("->"),
+            "the kubelet tells of a class that is gone"
+        );
+    }
+
     fn told(decisions: &[Decision]) -> Vec<String> {
         decisions
             .iter()
@@ -249,8 +304,12 @@ mod tests {
         cluster.apply_pods(Update::Snapshot(vec![pod("p", "1", "")]));
         assert!(cluster.plan().is_empty());
         cluster.apply_nodes(Update::Snapshot(Vec::new()));
+        let of_class = Pod { runtime_class: "c".into(), handler: None, ..pod("q", "1", "") };
+        cluster.apply_pods(Update::Applied(of_class));
         cluster.apply_namespaces(Update::Snapshot(Vec::new()));
         assert_eq!(told(&cluster.plan()), ["p: no nodes available to schedule pods"]);
+        cluster.apply_runtime_classes(Update::Snapshot(Vec::new()));
+        assert_eq!(told(&cluster.plan()), ["q: no nodes available to schedule pods"]);
     }
 
     #[test]

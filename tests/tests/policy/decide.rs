@@ -173,6 +173,57 @@ fn an_images_user_beyond_the_range_exempts_its_pod() {
 }
 
 #[test]
+fn a_claim_is_waited_for_and_decided_about_where_it_leads() {
+    let node = Node::start();
+    let at = |name: &str| node.root().join("data").join(name).display().to_string();
+    let (plain, over) = (at("plain"), at("over"));
+    let layers = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+    let make = format!("mkdir -p {plain} {over} {} {} {}", at("lower"), at("upper"), at("work"));
+    node.shell(&format!("{make} && mount -t overlay overlay -o {layers} {over}")).ok();
+    for name in ["plain", "over"] {
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+            "spec": {"storageClassName": "", "volumeName": name, "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}}}});
+        node.apply(&claim.to_string());
+        let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
+        node.apply(&pod("default", name, json!({"volumes": volumes})));
+    }
+    node.until("the wait for the claims", Duration::from_secs(30), |node| {
+        let told = |name: &str| {
+            let events = node.kubectl(&["events", "--for", &format!("pod/{name}")]).stdout;
+            events.contains("FailedMount") && events.contains(&format!("PVC \"{name}\" is not bound"))
+        };
+        told("plain") && told("over")
+    });
+    assert_eq!(condition(&node.get("pod/over")), None, "nothing is decided before the claim is bound");
+    for name in ["plain", "over"] {
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"storageClassName": "", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": at(name)}, "claimRef": {"namespace": "default", "name": name}}});
+        node.apply(&volume.to_string());
+        let bound = [
+            "patch",
+            "pvc",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"status":{"phase":"Bound"}}"#,
+        ];
+        node.kubectl(&bound).ok();
+    }
+    node.ready(&["plain", "over"]);
+    assert_eq!(condition(&node.get("pod/plain")).unwrap().1, "FencedByPolicy");
+    let (status, reason, message) = condition(&node.get("pod/over")).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Filesystem"));
+    assert!(
+        message.contains(&format!("the volume `data` is {over} on overlay, which this kernel can't ID-map")),
+        "{message}"
+    );
+    assert_eq!(uid_map(&node, "over"), NODES);
+}
+
+#[test]
 fn an_image_that_is_not_there_is_shown_before_the_sandbox() {
     let node = Node::start();
     let container = json!({"name": "c", "image": "no-such-image-anywhere"});

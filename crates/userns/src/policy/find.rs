@@ -181,7 +181,7 @@ fn volume_trouble(question: Question<'_>, volume: &Volume) -> Option<Finding> {
     let of_path = volume.host_path.as_ref().and_then(|host| path_trouble(name, &host.path, &host.kind));
     of_path.or_else(|| {
         let facts = question.node.volumes.iter().filter(|(of, _)| of == name);
-        facts.into_iter().find_map(|(_, fact)| fact_trouble(question.pod, name, fact))
+        facts.into_iter().find_map(|(_, fact)| fact_trouble(question.pod, volume, fact))
     })
 }
 
@@ -210,12 +210,13 @@ fn path_trouble(volume: &str, path: &str, kind: &str) -> Option<Finding> {
     Some(Finding::new(reason, what))
 }
 
-fn fact_trouble(pod: &PodFacts, volume: &str, fact: &VolumeFact) -> Option<Finding> {
+fn fact_trouble(pod: &PodFacts, of: &Volume, fact: &VolumeFact) -> Option<Finding> {
+    let volume = &of.name;
     match fact {
         VolumeFact::Socket(path) => path_trouble(volume, path, "Socket"),
         VolumeFact::Device(path) => path_trouble(volume, path, "CharDevice"),
         VolumeFact::LeadsTo(path) => path_trouble(volume, path, ""),
-        VolumeFact::NotMappable { .. } if pod.is_unmapped(volume) => None,
+        VolumeFact::NotMappable { .. } if pod.is_unmapped(of) => None,
         VolumeFact::NotMappable { path, filesystem } => {
             let what =
                 format!("the volume `{volume}` is {path} on {filesystem}, which this kernel can't ID-map");

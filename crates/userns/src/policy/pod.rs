@@ -26,10 +26,11 @@ impl PodFacts {
         Self::deserialize(pod)
     }
 
-    /// Whether a hostPath volume is bound without an ID mapping, so that its filesystem need not support one.
-    pub(super) fn is_unmapped(&self, volume: &str) -> bool {
-        let key = format!("kakoi.dev/volume-mapping.{volume}");
-        self.metadata.annotations.get(&key).is_some_and(|value| value == "none")
+    /// Whether a hostPath volume is bound without an ID mapping, so that its filesystem need not support one. Volumes
+    /// of other kinds always have one.
+    pub(super) fn is_unmapped(&self, volume: &Volume) -> bool {
+        let key = format!("kakoi.dev/volume-mapping.{}", volume.name);
+        volume.host_path.is_some() && self.metadata.annotations.get(&key).is_some_and(|value| value == "none")
     }
 }
 
@@ -161,11 +162,6 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// The node's path of a hostPath volume.
-    pub fn host_path(&self) -> Option<&str> {
-        self.host_path.as_ref().map(|host| host.path.as_str())
-    }
-
     /// The claim whose data it holds.
     pub fn claim(&self) -> Option<&str> {
         self.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.as_str())

@@ -138,15 +138,19 @@ fn what_looks_alike_is_no_reason() {
 
 #[test]
 fn what_the_node_found_counts() {
-    let pod = PodFacts::read(&json!({"metadata": {"annotations": {"kakoi.dev/volume-mapping.plain": "none"}},
-        "spec": {"containers": [{"name": "c", "image": "i"}],
-            "volumes": [{"name": "v", "hostPath": {"path": "/x"}}, {"name": "plain", "hostPath": {"path": "/y"}}]}}))
+    let annotations =
+        json!({"kakoi.dev/volume-mapping.plain": "none", "kakoi.dev/volume-mapping.claimed": "none"});
+    let pod = PodFacts::read(&json!({"metadata": {"annotations": annotations},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": [
+            {"name": "v", "hostPath": {"path": "/x"}}, {"name": "plain", "hostPath": {"path": "/y"}},
+            {"name": "claimed", "persistentVolumeClaim": {"claimName": "data"}}]}}))
     .unwrap();
     let with = |node: NodeFacts| ask(&pod, Policy::Default, &node).reason();
     let volume = |name: &str, fact| NodeFacts { volumes: vec![(name.into(), fact)], ..NodeFacts::default() };
     let unmappable = || VolumeFact::NotMappable { path: "/x".into(), filesystem: "nfs4".into() };
     assert_eq!(with(volume("v", unmappable())), "Filesystem");
     assert_eq!(with(volume("plain", unmappable())), "FencedByPolicy");
+    assert_eq!(with(volume("claimed", unmappable())), "Filesystem");
     assert_eq!(with(volume("v", VolumeFact::Socket("/x".into()))), "NodeSocket");
     assert_eq!(with(volume("v", VolumeFact::Device("/x".into()))), "Device");
     assert_eq!(with(volume("v", VolumeFact::LeadsTo("/proc/1".into()))), "KernelPath");

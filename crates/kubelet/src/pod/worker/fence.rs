@@ -9,7 +9,7 @@ use userns::policy::{Decision, NodeFacts, POLICY_LABEL, Policy, Question, Reason
 use super::prepare::{Problem, make_directory};
 use super::{Next, Worker, blocking};
 use crate::event::Kind;
-use crate::fence::{Fence, explain, facts_of, probe_volumes};
+use crate::fence::{Fence, explain, facts_of, node_paths, probe_volumes};
 use crate::metrics::DecisionLabels;
 use crate::object::Snapshot;
 use crate::pod::observed::Observed;
@@ -151,8 +151,8 @@ impl Worker {
             return Ok(NodeFacts::default());
         }
         let handler = self.handler_problem(scene.handler);
-        let (shared, facts) = (std::sync::Arc::clone(&self.shared), facts_of(scene.pod)?);
-        let volumes = blocking(move || probe_volumes(&facts, &*shared.probe)).await?;
+        let (shared, paths) = (std::sync::Arc::clone(&self.shared), node_paths(scene.pod, scene.objects)?);
+        let volumes = blocking(move || probe_volumes(&paths, &*shared.probe)).await?;
         let image_users = self.image_users(scene).await?;
         Ok(NodeFacts { handler, image_users, volumes })
     }
