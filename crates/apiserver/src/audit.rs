@@ -1,12 +1,13 @@
 //! The audit log: one JSON line for each request, who asked for what, whether they might, and what the answer was. It
 //! holds no bodies (upstream's level `Metadata`), so no secret gets into it. Off unless the configuration names a file.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{StatusCode, Uri};
 use jiff::Timestamp;
@@ -44,6 +45,21 @@ pub(crate) struct Trail {
     /// Why it is allowed; `None` when it isn't.
     pub(crate) allowed: Option<String>,
     pub(crate) peer: Option<IpAddr>,
+}
+
+/// Annotations that the steps of a request leave for its line, by upstream's names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Notes {
+    pub(crate) fn add(&self, name: &'static str, text: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, text);
+    }
+
+    fn write_to(&self, annotations: &mut Map<String, Value>) {
+        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        annotations.extend(notes.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into())));
+    }
 }
 
 /// One request and its answer.
@@ -100,8 +116,9 @@ impl Entry<'_> {
             }
             let decision = if trail.allowed.is_some() { "allow" } else { "forbid" };
             let reason = trail.allowed.as_deref().unwrap_or_default();
-            let said =
+            let mut said =
                 json!({"authorization.k8s.io/decision": decision, "authorization.k8s.io/reason": reason});
+            info.notes.write_to(crate::meta::as_map(&mut said));
             fields.insert("annotations".to_owned(), said);
         }
         if let Some(peer) = trail.peer {

@@ -12,7 +12,7 @@ use crate::meta;
 use crate::write::Write;
 
 /// Refuses a Pod that violates what its namespace enforces; the warnings about one that is let through, and about
-/// objects that make Pods, which are never refused themselves.
+/// objects that make Pods, which are never refused themselves. What the namespace audits goes to the audit log.
 pub(crate) fn check(
     write: &Write<'_>,
     namespace: &Value,
@@ -22,20 +22,23 @@ pub(crate) fn check(
     let kind = write.kind.kind;
     let Some(pod) = pod_of(kind, object).filter(|pod| is_new(kind, pod, old)) else { return Ok(Vec::new()) };
     let (modes, name) = (Modes::of(namespace), meta::text(object, "name"));
+    let notes = &write.info.notes;
+    if kind == "Pod" {
+        notes.add("pod-security.kubernetes.io/enforce-policy", modes.enforce.to_string());
+    }
     if kind == "Pod"
         && let Some(why) = violations(modes.enforce, pod)
     {
         let text = format!("violates PodSecurity \"{}\": {why}", modes.enforce);
         return Err(Status::forbidden(write.kind, name, &text));
     }
-    if let Some(why) = violations(modes.audit, pod) {
-        let (namespace, user) = (&write.info.namespace, &write.user.user);
-        tracing::info!(kind, namespace, name, user, standard = %modes.audit, why, "would violate PodSecurity");
+    if let Some(text) = would_violate(modes.audit, pod) {
+        notes.add("pod-security.kubernetes.io/audit-violations", text);
     }
-    Ok(warning(modes.warn, pod).into_iter().collect())
+    Ok(would_violate(modes.warn, pod).into_iter().collect())
 }
 
-fn warning(standard: LevelVersion, pod: &Value) -> Option<String> {
+fn would_violate(standard: LevelVersion, pod: &Value) -> Option<String> {
     violations(standard, pod).map(|why| format!("would violate PodSecurity \"{standard}\": {why}"))
 }
 

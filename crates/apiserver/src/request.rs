@@ -3,6 +3,8 @@
 
 use http::{Method, Uri};
 
+use crate::audit::Notes;
+
 /// The parameters of a query, decoded, in order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -94,6 +96,8 @@ pub(crate) struct RequestInfo {
     pub(crate) query: Query,
     /// What the client calls itself; empty when it doesn't say.
     pub(crate) user_agent: String,
+    /// What the audit log is to say of it.
+    pub(crate) notes: Notes,
 }
 
 impl RequestInfo {

@@ -197,6 +197,34 @@ async fn every_request_is_a_line_of_the_audit_log_and_no_secret_is() {
 }
 
 #[tokio::test]
+async fn what_a_namespace_audits_is_in_the_audit_log() {
+    let world =
+        World::with(|config| config.access.audit_log = Some(config.state_dir.join("audit.log"))).await;
+    let labels = json!({"pod-security.kubernetes.io/audit": "baseline"});
+    world.admin.make("/api/v1/namespaces", json!({"metadata": {"name": "seen", "labels": labels}})).await;
+    world
+        .admin
+        .make("/api/v1/namespaces/seen/serviceaccounts", json!({"metadata": {"name": "default"}}))
+        .await;
+    for (name, host_pid) in [("open", true), ("plain", false)] {
+        let spec = json!({"hostPID": host_pid, "containers": [{"name": "c", "image": "i"}]});
+        world
+            .admin
+            .make("/api/v1/namespaces/seen/pods", json!({"metadata": {"name": name}, "spec": spec}))
+            .await;
+    }
+    let text = std::fs::read_to_string(world.directory.path().join("audit.log")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let notes = lines.filter(|line| line["objectRef"]["resource"] == "pods").map(|line| {
+        let note = |name: &str| line["annotations"][format!("pod-security.kubernetes.io/{name}")].clone();
+        (note("enforce-policy"), note("audit-violations"))
+    });
+    let violates = "would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)";
+    let expected = [json!(violates), Value::Null].map(|violates| (json!("privileged:latest"), violates));
+    assert_eq!(notes.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn an_eviction_asks_the_pods_budget() {
     let world = world().await;
     for name in ["a", "b"] {
