@@ -55,6 +55,8 @@ fn under_opt_in_only_what_asks_is_fenced_and_under_always_nothing_is_exempt() {
 /// An explained object with its Pod.
 struct Case {
     name: String,
+    /// Where it runs: a namespace with a policy of its own, or the default one.
+    namespace: &'static str,
     decision: String,
     reason: String,
     pod: Value,
@@ -80,7 +82,9 @@ fn cases() -> Vec<Case> {
             .or_else(|| object["metadata"]["generateName"].as_str())
             .unwrap();
         assert_eq!(said["name"], own);
+        let namespace = ["strict", "lenient"].into_iter().find(|own| said["namespace"] == **own);
         cases.push(Case {
+            namespace: namespace.unwrap_or("default"),
             name: format!("{}-{}", said["namespace"].as_str().unwrap(), own.trim_end_matches('-')),
             decision: said["decision"].as_str().unwrap().to_owned(),
             reason: said["reasons"][0]["reason"].as_str().unwrap_or_default().to_owned(),
@@ -136,7 +140,7 @@ fn runnable(case: &Case, root: &Path) -> Value {
             *volume = json!({"name": name, "hostPath": {"path": inside, "type": "DirectoryOrCreate"}});
         }
     }
-    let metadata = json!({"name": case.name, "annotations": case.pod["metadata"]["annotations"]});
+    let metadata = json!({"name": case.name, "namespace": case.namespace, "annotations": case.pod["metadata"]["annotations"]});
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 }
 
@@ -156,38 +160,40 @@ fn add_claimed_volumes(spec: &mut serde_json::Map<String, Value>) {
 /// Whether the node does not take the Pod at all, so that nothing is decided about it.
 fn is_turned_away(pod: &Value) -> bool {
     let reason = pod["status"]["reason"].as_str().unwrap_or_default();
-    pod["status"]["phase"] == "Failed" && (reason.starts_with("OutOf") || reason == "ResourceClaims")
+    let is_known = reason.starts_with("OutOf") || ["ResourceClaims", "SysctlForbidden"].contains(&reason);
+    pod["status"]["phase"] == "Failed" && is_known
 }
 
-/// Whether the Pod asks for what this machine has not.
-fn asks_for_devices(pod: &Value) -> bool {
+/// Whether the Pod asks for what this machine has not, or sets what this node does not allow.
+fn may_be_turned_away(pod: &Value) -> bool {
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let mut limits = containers.filter_map(|container| container.pointer("/resources/limits")?.as_object());
     limits.any(|limits| limits.keys().any(|name| name.contains('/')))
         || pod["spec"].get("resourceClaims").is_some()
+        || pod.pointer("/spec/securityContext/sysctls").is_some()
 }
 
 #[test]
 fn a_node_decides_of_each_what_was_explained() {
     let node = Node::start();
-    // What other policies say of these is told elsewhere. A sysctl that is not safe is refused before anything else.
-    let sets_sysctls = |case: &Case| {
-        case.reason == "Sysctl"
-            || ["shop-tuned-sockets", "default-message-queues"].contains(&case.name.as_str())
-    };
-    let is_elsewhere = |case: &Case| case.name.starts_with("strict-") || case.name.starts_with("lenient-");
-    let cases: Vec<Case> =
-        cases().into_iter().filter(|case| !sets_sysctls(case) && !is_elsewhere(case)).collect();
+    for (name, policy) in [("strict", "always"), ("lenient", "opt-in")] {
+        node.apply(&super::namespace(name, json!({"kakoi.dev/user-namespaces": policy})));
+    }
+    node.until("the namespaces' accounts", Duration::from_secs(30), |node| {
+        ["strict", "lenient"].iter().all(|name| node.kubectl(&["get", "sa", "default", "-n", name]).code == 0)
+    });
+    let cases = cases();
     let items: Vec<Value> = cases.iter().map(|case| runnable(case, node.root())).collect();
     let created = node.kubectl_with(
         &["create", "-f", "-"],
         &json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string(),
     );
-    let refused =
-        cases.iter().filter(|case| case.decision == "refused" && case.reason != "IDOutOfRange").count();
+    // An ID that is out of the range is refused by the node.
+    let is_refused = |case: &Case| case.decision == "refused" && case.reason != "IDOutOfRange";
+    let refused = cases.iter().filter(|case| is_refused(case)).count();
     assert_eq!(created.stdout.lines().count(), cases.len() - refused, "{}", created.stderr);
     let all = |node: &Node| -> Vec<Value> {
-        let text = node.kubectl(&["get", "pods", "-o", "json"]).ok();
+        let text = node.kubectl(&["get", "pods", "-A", "-o", "json"]).ok();
         serde_json::from_str::<Value>(&text).unwrap()["items"].as_array().unwrap().clone()
     };
     node.until("each Pod's decision", Duration::from_secs(90), |node| {
@@ -196,9 +202,14 @@ fn a_node_decides_of_each_what_was_explained() {
     let pods = all(&node);
     for case in &cases {
         let found = pods.iter().find(|pod| pod["metadata"]["name"] == case.name.as_str());
+        if is_refused(case) {
+            let told = format!("pods \"{}\" is forbidden", case.name);
+            assert!(found.is_none() && created.stderr.contains(&told), "{}: {}", case.name, created.stderr);
+            continue;
+        }
         let found = found.unwrap_or_else(|| panic!("{} was not made: {}", case.name, created.stderr));
         if is_turned_away(found) {
-            assert!(asks_for_devices(found), "{}: {}", case.name, found["status"]);
+            assert!(may_be_turned_away(found), "{}: {}", case.name, found["status"]);
             continue;
         }
         let (status, reason, message) = condition(found).unwrap();

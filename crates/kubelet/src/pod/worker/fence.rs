@@ -64,9 +64,10 @@ impl Worker {
         }
         let policy = self.policy_for(pod).await?;
         let facts = facts_of(pod)?;
-        let node = self.node_facts(scene, policy).await?;
-        let question = Question { pod: &facts, policy, ids_per_pod: self.shared.ids_per_pod, node: &node };
-        let decision = decide(question);
+        let nothing = NodeFacts::default();
+        let question = Question { pod: &facts, policy, ids_per_pod: self.shared.ids_per_pod, node: &nothing };
+        let node = self.node_facts(scene, question).await?;
+        let decision = decide(Question { node: &node, ..question });
         let fence = self.settle(scene, policy, &decision)?;
         if !fence.is_own {
             let exemption = fence.clone();
@@ -145,13 +146,19 @@ impl Worker {
     }
 
     /// What only the node can tell, where it matters for the decision.
-    async fn node_facts(&mut self, scene: Scene<'_>, policy: Policy) -> Result<NodeFacts, Problem> {
+    async fn node_facts(&mut self, scene: Scene<'_>, question: Question<'_>) -> Result<NodeFacts, Problem> {
         let says = scene.pod.spec.as_ref().and_then(|spec| spec.host_users);
-        if policy == Policy::OptIn || says.is_some() {
+        if question.policy == Policy::OptIn || says.is_some() {
             return Ok(NodeFacts::default());
         }
         let handler = self.handler_problem(scene.handler);
-        let (shared, paths) = (std::sync::Arc::clone(&self.shared), node_paths(scene.pod, scene.objects)?);
+        let paths = match node_paths(scene.pod, scene.objects) {
+            Ok(paths) => paths,
+            // What the Pod says decides alone: its claims need not be waited for.
+            Err(_) if !matches!(decide(question), Decision::Fenced(_)) => Vec::new(),
+            Err(waits) => return Err(waits.into()),
+        };
+        let shared = std::sync::Arc::clone(&self.shared);
         let volumes = blocking(move || probe_volumes(&paths, &*shared.probe)).await?;
         let image_users = self.image_users(scene).await?;
         Ok(NodeFacts { handler, image_users, volumes })
