@@ -1,7 +1,10 @@
 //! Starting processes with `clone3`: into a cgroup from birth, with a pidfd, without a lock or an allocation in between.
 //!
-//! [`spawn`] is for multi-threaded callers and runs only system calls between `clone3` and `execveat`.
+//! [`spawn`] is for multi-threaded callers and runs only system calls between `clone3` and `execveat`. Its child borrows
+//! the caller's memory until then, so a large caller starts processes as fast as a small one.
 //! [`fork`] hands control back in the child and is for single-threaded callers alone.
+
+mod borrow;
 
 use rustix::fd::AsRawFd;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal};
@@ -56,6 +59,14 @@ pub struct Child {
 }
 
 impl Child {
+    /// # Safety
+    /// `pidfd` is an open descriptor that nothing else owns.
+    unsafe fn new(pid: libc::c_long, pidfd: RawFd) -> Self {
+        // SAFETY: as the caller says.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Self { pid: i32::try_from(pid).unwrap_or(-1), pidfd }
+    }
+
     /// Sends SIGKILL; a process that is gone already is success.
     ///
     /// # Errors
@@ -129,29 +140,34 @@ impl Ended {
 /// The kernel's answer to `clone3`.
 pub unsafe fn fork(options: CloneOptions<'_>) -> io::Result<Fork> {
     let mut pidfd: RawFd = -1;
-    let mut args = CloneArgs {
-        flags: options.flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or_default(),
-        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or_default(),
-        ..CloneArgs::default()
-    };
-    if options.flags & CLONE_PARENT != 0 {
-        args.exit_signal = 0; // the kernel takes the parent's own exit signal
-    }
-    if let Some(cgroup) = options.cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    }
+    let mut args = options.args(&mut pidfd)?;
     // SAFETY: `args` is a valid clone_args; no CLONE_VM, so the child has its own copy of all memory.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
-        _ => {
-            // SAFETY: the kernel stored a new descriptor that nothing else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Fork::Parent(Child { pid: i32::try_from(pid).unwrap_or(-1), pidfd }))
+        // SAFETY: the kernel stored a new descriptor that nothing else owns.
+        _ => Ok(Fork::Parent(unsafe { Child::new(pid, pidfd) })),
+    }
+}
+
+impl CloneOptions<'_> {
+    /// As `clone_args`; the kernel will store the child's pidfd in `pidfd`.
+    fn args(&self, pidfd: &mut RawFd) -> io::Result<CloneArgs> {
+        let mut args = CloneArgs {
+            flags: self.flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or_default(),
+            pidfd: std::ptr::from_mut(pidfd) as u64,
+            exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or_default(),
+            ..CloneArgs::default()
+        };
+        if self.flags & CLONE_PARENT != 0 {
+            args.exit_signal = 0; // the kernel takes the parent's own exit signal
         }
+        if let Some(cgroup) = self.cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        }
+        Ok(args)
     }
 }
 
@@ -230,21 +246,18 @@ pub fn spawn(plan: &SpawnPlan<'_>) -> Result<Child, SpawnError> {
     let error_write = rustix::io::fcntl_dupfd_cloexec(&low, lowest).map_err(copy_failed)?;
     drop(low); // A second write end here would make the read below wait for ever.
     let options = CloneOptions { flags: 0, cgroup: plan.cgroup };
-    // SAFETY: the child below makes system calls only, on memory prepared above, until it execs or exits.
-    match unsafe { fork(options) }.map_err(|e| SpawnError::new(Step::Clone, e))? {
-        Fork::Child => {
-            let failed = become_program(plan, &sources, &program, &args, &env);
-            report_and_exit(&error_write, failed);
-        }
-        Fork::Parent(child) => {
-            drop(error_write);
-            match read_report(&error_read) {
-                None => Ok(child),
-                Some(error) => {
-                    let _ = child.wait();
-                    Err(error)
-                }
-            }
+    let run = || {
+        let failed = become_program(plan, &sources, &program, &args, &env);
+        report_and_exit(&error_write, failed)
+    };
+    // SAFETY: the child makes system calls only, on memory prepared above, until it execs or exits.
+    let child = unsafe { borrow::start(options, &run) }.map_err(|e| SpawnError::new(Step::Clone, e))?;
+    drop(error_write);
+    match read_report(&error_read) {
+        None => Ok(child),
+        Some(error) => {
+            let _ = child.wait();
+            Err(error)
         }
     }
 }
@@ -312,6 +325,11 @@ fn become_program(
             return (Step::Descriptors, last_errno());
         }
     }
+    let kept = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+    // SAFETY: plain integers; nothing is closed before `execveat`.
+    if unsafe { libc::syscall(libc::SYS_close_range, kept, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } < 0 {
+        return (Step::Descriptors, last_errno());
+    }
     reset_signals();
     // SAFETY: a path of "" with AT_EMPTY_PATH, and null-terminated arrays that outlive the call.
     unsafe {
@@ -368,7 +386,7 @@ fn enter(namespace: BorrowedFd<'_>, kind: i32) -> Result<(), i32> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-fn report_and_exit(pipe: &OwnedFd, (step, errno): (Step, i32)) -> ! {
+fn report_and_exit(pipe: &OwnedFd, (step, errno): (Step, i32)) -> borrow::Never {
     let [a, b, c, d] = errno.to_le_bytes();
     let _ = rustix::io::write(pipe, &[step as u8, a, b, c, d]);
     exit_now(127)
