@@ -43,4 +43,4 @@ bench: ## The promises of SPECIFICATION.md, measured
 	KAKOI_BINARY=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/kakoi $(CARGO) run --release --locked -p tests --bin bench
 
 soak: ## The long fault runs
-	KAKOI_SOAK=1 $(CARGO) test --locked -p tests --test faults
+	KAKOI_SOAK=1000 $(CARGO) test --locked -p tests --test faults

@@ -335,6 +335,24 @@ impl Node {
         }
     }
 
+    /// Waits until `probe` finds nothing, for at most `limit`.
+    ///
+    /// # Panics
+    /// When it still finds something, with that.
+    #[track_caller]
+    pub fn until_none(&self, limit: Duration, mut probe: impl FnMut(&Self) -> Vec<String>) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let found = probe(self);
+            if found.is_empty() {
+                return;
+            }
+            let log = tail(&self.log(), 60);
+            assert!(Instant::now() < deadline, "left after {limit:?}: {found:#?}\n{log}");
+            wait_a_moment();
+        }
+    }
+
     /// An object as JSON.
     ///
     /// # Panics

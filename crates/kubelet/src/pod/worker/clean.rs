@@ -70,13 +70,14 @@ impl Worker {
         done.await.map_err(|error| error.to_string())?
     }
 
-    /// Removes the Pod's directory and logs.
+    /// Removes the Pod's logs and directory. The directory goes last: by it a daemon that was killed in between finds
+    /// what is left to do.
     pub(super) async fn remove(&mut self, desired: &Desired) -> Next {
         let (shared, uid) = (std::sync::Arc::clone(&self.shared), self.uid.clone());
         let pod = std::sync::Arc::clone(&desired.pod);
         let done = blocking(move || {
-            remove_tree(shared.places.of(&uid).root())?;
-            remove_logs(shared.places.logs(), &pod, uid.as_str())
+            remove_logs(shared.places.logs(), &pod, uid.as_str())?;
+            remove_tree(shared.places.of(&uid).root())
         });
         match done.await {
             Ok(Ok(())) => {
