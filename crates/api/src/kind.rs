@@ -261,4 +261,26 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn who_makes_a_workload_that_nothing_acts_on_is_told_once() {
+        let object = serde_json::json!({"metadata": {"name": "x"}});
+        for (group, version, kind) in [
+            ("", "v1", "ReplicationController"),
+            ("apps", "v1", "DaemonSet"),
+            ("apps", "v1", "Deployment"),
+            ("apps", "v1", "ReplicaSet"),
+            ("apps", "v1", "StatefulSet"),
+            ("batch", "v1", "CronJob"),
+            ("batch", "v1", "Job"),
+            ("autoscaling", "v1", "HorizontalPodAutoscaler"),
+            ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+        ] {
+            let row = find_kind(group, version, kind).unwrap();
+            let told = (row.warnings)(&object, None);
+            let expected = format!("kakoi has no controller for {kind}s yet; ");
+            assert!(told.len() == 1 && told[0].starts_with(&expected), "{kind}: {told:?}");
+            assert!((row.warnings)(&object, Some(&object)).is_empty(), "{kind}");
+        }
+    }
 }

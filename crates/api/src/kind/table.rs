@@ -29,6 +29,23 @@ const AUTOSCALING_V1: (&str, &str) = ("autoscaling", "v1");
 
 fn same(_: &mut Value) {}
 
+/// What is stored and has no effect yet says so to whoever writes it.
+fn without_effect(what: &str) -> Vec<String> {
+    vec![format!("{what}; the object is stored and has no effect")]
+}
+
+/// Says to whoever makes a new object that nothing in kakoi acts on it yet. Another program may: a real
+/// kube-controller-manager does.
+fn without_controller(old: Option<&Value>, plural: &str) -> Vec<String> {
+    let text = || {
+        format!(
+            "kakoi has no controller for {plural} yet; the object is stored, and has no effect unless another program \
+             acts on it"
+        )
+    };
+    old.map_or_else(|| vec![text()], |_| Vec::new())
+}
+
 /// What a kind is that says nothing of itself.
 const PLAIN: Kind = Kind {
     group: V1.0,

@@ -1,7 +1,7 @@
 //! Workloads and what guards and scales them: `apps`, `batch`, `autoscaling` and `policy`.
 
 use super::core::REPLICAS_SELECTABLE;
-use super::{CONTROLLED, PLAIN, SCALE, SCALED, STATUS, status};
+use super::{CONTROLLED, PLAIN, SCALE, SCALED, STATUS, status, without_controller};
 use crate::access::{Access, status as status_of};
 use crate::kind::{FieldReader, Kind, autoscaling, workload as workload_of};
 use crate::table::{small, workload};
@@ -37,6 +37,7 @@ pub(super) const APPS: &[Kind] = &[
         prepare_update: workload_of::update_daemon_set,
         validate: workload_rules::daemon_set,
         validate_update: workload_rules::daemon_set_update,
+        warnings: |_, old| without_controller(old, "DaemonSets"),
         ..CONTROLLED
     },
     Kind {
@@ -54,6 +55,7 @@ pub(super) const APPS: &[Kind] = &[
         scale: SCALED,
         validate: workload_rules::deployment,
         validate_update: workload_rules::deployment_update,
+        warnings: |_, old| without_controller(old, "Deployments"),
         validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
@@ -73,6 +75,7 @@ pub(super) const APPS: &[Kind] = &[
         scale: SCALED,
         validate: workload_rules::replica_set,
         validate_update: workload_rules::replica_set_update,
+        warnings: |_, old| without_controller(old, "ReplicaSets"),
         validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
@@ -92,6 +95,7 @@ pub(super) const APPS: &[Kind] = &[
         default: workload_of::default_stateful_set,
         validate: workload_rules::stateful_set,
         validate_update: workload_rules::stateful_set_update,
+        warnings: |_, old| without_controller(old, "StatefulSets"),
         validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },
@@ -112,6 +116,7 @@ pub(super) const BATCH: &[Kind] = &[
         row: workload::cron_job,
         validate: job_rules::cron_job,
         validate_update: job_rules::cron_job_update,
+        warnings: |_, old| without_controller(old, "CronJobs"),
         ..CONTROLLED
     },
     Kind {
@@ -130,6 +135,7 @@ pub(super) const BATCH: &[Kind] = &[
         prepare_create: workload_of::create_job,
         validate: job_rules::job,
         validate_update: job_rules::job_update,
+        warnings: |_, old| without_controller(old, "Jobs"),
         ..CONTROLLED
     },
 ];
@@ -152,6 +158,7 @@ pub(super) const AUTOSCALING: &[Kind] = &[
         default: workload_of::default_autoscaler,
         validate: policy_rules::autoscaler,
         validate_update: policy_rules::autoscaler_update,
+        warnings: |_, old| without_controller(old, "HorizontalPodAutoscalers"),
         ..STATUS
     },
     Kind {
@@ -169,6 +176,7 @@ pub(super) const AUTOSCALING: &[Kind] = &[
         row: autoscaling::v1_row,
         validate: autoscaling::v1_rules,
         validate_update: autoscaling::v1_update_rules,
+        warnings: |_, old| without_controller(old, "HorizontalPodAutoscalers"),
         to_stored: autoscaling::to_stored,
         from_stored: autoscaling::from_stored,
         ..STATUS

@@ -2,7 +2,7 @@
 
 use super::{
     CLUSTER, CLUSTER_STATUS, CONTROLLED, COUNTED, CREATE, PLAIN, PROXY, SCALE, SCALED, STATUS, STREAM, part,
-    status, sub,
+    status, sub, without_controller,
 };
 use crate::access::{Access, spec, status as status_of};
 use crate::admission;
@@ -229,6 +229,7 @@ pub(super) const KINDS: &[Kind] = &[
         default: workload_of::default_replication_controller,
         validate: workload_rules::replication_controller,
         validate_update: workload_rules::replication_controller_update,
+        warnings: |_, old| without_controller(old, "ReplicationControllers"),
         validate_status: workload_rules::replicas_status,
         ..CONTROLLED
     },

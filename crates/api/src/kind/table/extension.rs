@@ -3,14 +3,9 @@
 
 use serde_json::Value;
 
-use super::{CLUSTER_CONTROLLED, CLUSTER_COUNTED, CLUSTER_STATUS, status};
+use super::{CLUSTER_CONTROLLED, CLUSTER_COUNTED, CLUSTER_STATUS, status, without_effect};
 use crate::kind::Kind;
 use crate::table::extension;
-
-/// What is stored and has no effect yet says so to whoever writes it.
-fn without_effect(what: &str) -> Vec<String> {
-    vec![format!("{what}; the object is stored and has no effect")]
-}
 
 fn policies_are_not_asked(_: &Value, _: Option<&Value>) -> Vec<String> {
     without_effect("this server does not evaluate admission policies yet")

@@ -1,6 +1,6 @@
 //! How Pods are reached: `networking.k8s.io` and `discovery.k8s.io`.
 
-use super::{CLUSTER, CLUSTER_COUNTED, CLUSTER_STATUS, CONTROLLED, COUNTED, status};
+use super::{CLUSTER, CLUSTER_COUNTED, CLUSTER_STATUS, CONTROLLED, COUNTED, status, without_effect};
 use crate::kind::Kind;
 use crate::table::network;
 use crate::validation::{network as network_rules, service};
@@ -60,6 +60,7 @@ pub(super) const NETWORKING: &[Kind] = &[
         row: network::policy,
         validate: network_rules::policy,
         validate_update: network_rules::policy_update,
+        warnings: |_, _| without_effect("kakoi's network does not enforce NetworkPolicies yet"),
         ..COUNTED
     },
     Kind {
