@@ -259,9 +259,10 @@ fn hold(write: &Write<'_>, object: &mut Value) -> bool {
 fn mark(object: &mut Value, now: Timestamp, grace: i64) {
     let first = meta::time(object, "deletionTimestamp").is_none();
     let before = meta::number(object, "deletionGracePeriodSeconds").unwrap_or_default();
-    let begun =
-        meta::time(object, "deletionTimestamp").map_or(now, |at| at - SignedDuration::from_secs(before));
-    let at = begun + SignedDuration::from_secs(grace);
+    let begun = meta::time(object, "deletionTimestamp")
+        .map_or(now, |at| at.checked_sub(SignedDuration::from_secs(before)).unwrap_or(now));
+    // As late as a time can be written, for whoever asks for more.
+    let at = begun.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
     meta::set(object, "deletionTimestamp", Some(api::time::format_seconds(at).into()));
     meta::set(object, "deletionGracePeriodSeconds", Some(grace.into()));
     if let Some(generation) = meta::number(object, "generation").filter(|_| first) {
