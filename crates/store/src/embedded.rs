@@ -144,6 +144,21 @@ impl Storage for Store {
         })
     }
 
+    fn export(&self, take: &mut dyn FnMut(&Entry) -> bool) -> Result<Revision, StoreError> {
+        self.read("could not read all entries", |transaction| {
+            let revision = table::number(&transaction.open_table(META)?, REVISION)?;
+            for row in transaction.open_table(CURRENT)?.iter()? {
+                let (key, value) = row?;
+                let (revision, value) = value.value();
+                let value = bytes::Bytes::copy_from_slice(value);
+                if !take(&Entry { key: Arc::from(key.value()), revision, value }) {
+                    break;
+                }
+            }
+            Ok(revision)
+        })
+    }
+
     fn commit(&self, write: Write) -> BoxFuture<'_, Result<Revision, CommitError>> {
         Box::pin(async move { self.ask(|answer| Command::Write { write, answer }).await? })
     }
@@ -201,7 +216,7 @@ fn open_error(path: &Path, source: redb::Error) -> StoreError {
     }
 }
 
-fn open_database(path: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
+pub(crate) fn open_database(path: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
     let io = |error: std::io::Error| open_error(path, redb::Error::Io(error));
     let file = OpenOptions::new()
         .read(true)

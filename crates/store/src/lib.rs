@@ -7,6 +7,8 @@
 
 mod embedded;
 mod error;
+mod restore;
+mod snapshot;
 mod table;
 mod writer;
 
@@ -18,6 +20,8 @@ use bytes::Bytes;
 
 pub use embedded::{Store, StoreOptions};
 pub use error::{CommitError, FollowError, StoreError};
+pub use restore::{RestoreError, Restored, restore};
+pub use snapshot::{SnapshotError, SnapshotInfo, read as read_snapshot, save as save_snapshot};
 
 /// The number of a write. The first write of a store has revision 1; revisions only rise, also across a crash.
 pub type Revision = u64;
@@ -129,6 +133,13 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the engine can't be read.
     fn range(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Listing, StoreError>;
+
+    /// Gives every entry to `take`, in key order and all as they are at one revision, until it answers false; tells that
+    /// revision. It blocks as long as `take` does, and the space of what is replaced meanwhile stays in use.
+    ///
+    /// # Errors
+    /// When the engine can't be read.
+    fn export(&self, take: &mut dyn FnMut(&Entry) -> bool) -> Result<Revision, StoreError>;
 
     /// Makes one write and returns its revision once it is as durable as asked and all sinks have seen it.
     /// A caller that drops the future may or may not have written.
