@@ -55,14 +55,17 @@ pub fn usage_of(kind: &Kind, object: &Value, now: Timestamp) -> Usage {
     usage
 }
 
+/// When a Pod that is being deleted must have ended at the latest.
+pub fn must_end(pod: &Value) -> Option<Timestamp> {
+    let meta = metadata(pod);
+    let grace = SignedDuration::from_secs(meta.int("deletionGracePeriodSeconds").unwrap_or_default());
+    let asked = crate::time::of(meta.field("deletionTimestamp"))?;
+    Some(asked.checked_add(grace).unwrap_or(Timestamp::MAX))
+}
+
 /// Whether a Pod no longer runs: it has ended, or should have.
 fn has_ended(pod: &Value, now: Timestamp) -> bool {
-    let meta = metadata(pod);
-    let is_late = crate::time::of(meta.field("deletionTimestamp")).is_some_and(|at| {
-        let grace = meta.int("deletionGracePeriodSeconds").unwrap_or_default();
-        now > at + SignedDuration::from_secs(grace)
-    });
-    is_late || matches!(status(pod).text("phase"), "Succeeded" | "Failed")
+    must_end(pod).is_some_and(|end| now > end) || matches!(status(pod).text("phase"), "Succeeded" | "Failed")
 }
 
 fn add_pod(usage: &mut Usage, spec: &Value) {
@@ -111,47 +114,91 @@ fn add_claim(usage: &mut Usage, claim: &Value) {
     }
 }
 
+/// What the scopes of quotas ask of a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    has_deadline: bool,
+    is_best_effort: bool,
+    crosses_namespaces: bool,
+    priority_class: String,
+}
+
+impl Facts {
+    /// Those of an object; `None` for what is no Pod, and so in no scope.
+    pub fn of(kind: &Kind, object: &Value) -> Option<Self> {
+        let spec = spec(object);
+        ((kind.group, kind.plural) == ("", "pods")).then(|| Self {
+            has_deadline: spec.int("activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0),
+            is_best_effort: pod_total(spec, "requests").is_empty() && pod_total(spec, "limits").is_empty(),
+            crosses_namespaces: crosses_namespaces(spec),
+            priority_class: spec.text("priorityClassName").to_owned(),
+        })
+    }
+
+    fn in_scope(&self, scope: &str) -> bool {
+        match scope {
+            "Terminating" => self.has_deadline,
+            "NotTerminating" => !self.has_deadline,
+            "BestEffort" => self.is_best_effort,
+            "NotBestEffort" => !self.is_best_effort,
+            "PriorityClass" => !self.priority_class.is_empty(),
+            "CrossNamespacePodAffinity" => self.crosses_namespaces,
+            _ => false,
+        }
+    }
+
+    fn matches_term(&self, term: &Value) -> bool {
+        let scope = term.text("scopeName");
+        if scope != "PriorityClass" {
+            return self.in_scope(scope) != (term.text("operator") == "DoesNotExist");
+        }
+        let class = self.priority_class.as_str();
+        let is_listed = term.list("values").iter().any(|value| value == class);
+        match term.text("operator") {
+            "In" => is_listed,
+            "NotIn" => !class.is_empty() && !is_listed,
+            "Exists" => !class.is_empty(),
+            _ => class.is_empty(),
+        }
+    }
+}
+
 /// Whether a quota is about an object at all: its scopes fit.
 pub fn applies(quota: &Value, kind: &Kind, object: &Value) -> bool {
-    let terms =
-        spec(quota).field("scopeSelector").map(|one| one.list("matchExpressions")).unwrap_or_default();
-    let scopes: Vec<&str> = spec(quota).list("scopes").iter().filter_map(Value::as_str).collect();
-    if scopes.is_empty() && terms.is_empty() {
-        return true;
-    }
-    (kind.group, kind.plural) == ("", "pods")
-        && scopes.into_iter().all(|scope| in_scope(scope, object))
-        && terms.iter().all(|term| matches_term(term, object))
+    !is_scoped(quota) || covers(quota, Facts::of(kind, object).as_ref())
 }
 
-fn in_scope(scope: &str, pod: &Value) -> bool {
-    let spec = spec(pod);
-    let has_deadline = spec.int("activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0);
-    let is_best_effort = pod_total(spec, "requests").is_empty() && pod_total(spec, "limits").is_empty();
-    match scope {
-        "Terminating" => has_deadline,
-        "NotTerminating" => !has_deadline,
-        "BestEffort" => is_best_effort,
-        "NotBestEffort" => !is_best_effort,
-        "PriorityClass" => !spec.text("priorityClassName").is_empty(),
-        "CrossNamespacePodAffinity" => crosses_namespaces(spec),
-        _ => false,
-    }
+/// The same for an object of which only the facts are known.
+pub fn covers(quota: &Value, facts: Option<&Facts>) -> bool {
+    let mut scopes = spec(quota).list("scopes").iter().filter_map(Value::as_str);
+    let in_all = |facts: &Facts| {
+        scopes.all(|scope| facts.in_scope(scope)) && terms(quota).iter().all(|term| facts.matches_term(term))
+    };
+    facts.map_or(!is_scoped(quota), in_all)
 }
 
-fn matches_term(term: &Value, pod: &Value) -> bool {
-    let scope = term.text("scopeName");
-    if scope != "PriorityClass" {
-        return in_scope(scope, pod) != (term.text("operator") == "DoesNotExist");
-    }
-    let class = spec(pod).text("priorityClassName");
-    let is_listed = term.list("values").iter().any(|value| value == class);
-    match term.text("operator") {
-        "In" => is_listed,
-        "NotIn" => !class.is_empty() && !is_listed,
-        "Exists" => !class.is_empty(),
-        _ => class.is_empty(),
-    }
+fn is_scoped(quota: &Value) -> bool {
+    !spec(quota).list("scopes").is_empty() || !terms(quota).is_empty()
+}
+
+fn terms(quota: &Value) -> &[Value] {
+    spec(quota).field("scopeSelector").map(|one| one.list("matchExpressions")).unwrap_or_default()
+}
+
+/// Whether objects of a kind can use what is limited.
+pub fn is_limited(kind: &Kind, hard: &Usage) -> bool {
+    let count = count_name(kind);
+    let is_core = |plural: &str| kind.group.is_empty() && kind.plural == plural;
+    hard.keys().any(|name| match name.as_str() {
+        name if name == count => true,
+        name if name.starts_with("count/") => false,
+        name if name.contains("storage.k8s.io/") || name == "requests.storage" => {
+            is_core("persistentvolumeclaims")
+        }
+        name if name.starts_with("services") => is_core("services"),
+        name if PLAIN.contains(&name) => is_core(name),
+        _ => is_core("pods"),
+    })
 }
 
 fn crosses_namespaces(spec: &Value) -> bool {

@@ -80,6 +80,7 @@ struct Step {
 
 const PODS: For = For::Kinds(&[("", "Pod")]);
 const CLAIMS: For = For::Kinds(&[("", "PersistentVolumeClaim")]);
+const STORAGE: For = For::Kinds(&[("", "PersistentVolumeClaim"), ("", "PersistentVolume")]);
 const INGRESSES: For = For::Kinds(&[("networking.k8s.io", "Ingress")]);
 const NODE_OBJECTS: For = For::Kinds(&[
     ("", "Pod"),
@@ -120,6 +121,7 @@ static STEPS: &[Step] = &[
     step("Priority", PODS, CREATE, Run::Change(pod::priority)),
     step("RuntimeClass", PODS, CREATE, Run::Change(pod::runtime_class)),
     step("DefaultStorageClass", CLAIMS, CREATE, Run::Complete(storage::default_storage_class)),
+    step("StorageObjectInUseProtection", STORAGE, CREATE, Run::Complete(storage::protect)),
     step("DefaultIngressClass", INGRESSES, CREATE, Run::Complete(storage::default_ingress_class)),
     step("CertificateRequester", CERTIFICATES, CREATE, Run::Complete(certificate::name_requester)),
     step("PodSecurity", For::All, WRITE, Run::Check(security::pod_security)),

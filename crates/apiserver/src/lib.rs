@@ -324,6 +324,14 @@ impl ApiServer {
         self.authority.certificate_pem()
     }
 
+    /// The certificate and the key of that authority, for the controllers that sign requests.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub fn signing_pair(&self) -> Result<KeyAndCertificate, PkiError> {
+        self.authority.pair()
+    }
+
     /// A new client certificate: `user` is its common name, `groups` its organisations. Valid for a year.
     ///
     /// # Errors

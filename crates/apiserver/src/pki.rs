@@ -129,6 +129,18 @@ impl Authority {
         &self.directory
     }
 
+    /// The authority itself, as it lies on disk.
+    pub(crate) fn pair(&self) -> Result<KeyAndCertificate, PkiError> {
+        let key_path = self.directory.join("ca.key");
+        let gone = || file::FileError {
+            action: "reading",
+            path: key_path.clone(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        let key_pem = file::read(&key_path)?.ok_or_else(gone)?;
+        Ok(KeyAndCertificate { certificate_pem: self.certificate_pem.clone(), key_pem })
+    }
+
     /// Signs a new certificate for a new key.
     pub(crate) fn issue(&self, common_name: &str, purpose: &Purpose) -> Result<KeyAndCertificate, PkiError> {
         let failed = |source| PkiError::Sign { subject: common_name.to_owned(), source };

@@ -36,7 +36,8 @@ const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 const MERGE: &str = "application/merge-patch+json";
-/// The three patches and a document of each that adds the label `x`. Apply has a row here when the server knows it.
+const APPLY: &str = "application/apply-patch+yaml";
+/// The three patches and a document of each that adds the label `x`.
 const PATCHES: &[(&str, &str)] = &[
     (MERGE, r#"{"metadata": {"labels": {"x": "merge"}}}"#),
     ("application/strategic-merge-patch+json", r#"{"metadata": {"labels": {"x": "strategic"}}}"#),
@@ -175,6 +176,37 @@ async fn change(client: &Client, kind: &Kind, made: &Value) {
     );
 }
 
+/// The fourth patch: who applies meets what others have written, takes it with force, and owns it from then on.
+async fn apply(client: &Client, kind: &Kind, made: &Value) {
+    let name = text(made, "/metadata/name");
+    let one = format!("{}/{name}", collection(kind));
+    let wanted = json!({"apiVersion": kind.api_version(), "kind": kind.kind,
+        "metadata": {"name": name, "labels": {"x": "apply"}}})
+    .to_string();
+    let path = format!("{one}?fieldManager=matrix");
+    let refused = client.send(Method::PATCH, &path, (APPLY, JSON), wanted.clone()).await;
+    let refused = refused.is(StatusCode::CONFLICT);
+    assert_eq!(refused["details"]["causes"][0]["field"], ".metadata.labels.x", "{refused}");
+    let path = format!("{path}&force=true");
+    let applied = client.send(Method::PATCH, &path, (APPLY, JSON), wanted.clone()).await.is(StatusCode::OK);
+    assert_eq!(applied["metadata"]["labels"]["x"], "apply", "{one}");
+    let owners = applied["metadata"]["managedFields"].as_array().unwrap();
+    let is_ours = |entry: &&Value| entry["manager"] == "matrix" && entry["operation"] == "Apply";
+    assert_eq!(owners.iter().filter(is_ours).count(), 1, "{applied}");
+    let again = client.send(Method::PATCH, &path, (APPLY, JSON), wanted).await.is(StatusCode::OK);
+    assert_eq!(again, applied, "what is applied again makes no version: {one}");
+}
+
+/// What the server keeps while it is in use goes when its finalizers are taken away, as a controller does it.
+async fn unprotect(client: &Client, one: &str) {
+    let kept = client.send(Method::GET, one, (JSON, JSON), "").await;
+    if kept.code == StatusCode::OK && kept.body["metadata"].get("finalizers").is_some() {
+        assert!(kept.body["metadata"].get("deletionTimestamp").is_some(), "{one}");
+        let free = r#"{"metadata": {"finalizers": null}}"#;
+        client.send(Method::PATCH, one, (MERGE, JSON), free).await.is(StatusCode::OK);
+    }
+}
+
 async fn write_status(client: &Client, kind: &Kind, made: &Value) {
     let one = format!("{}/{}", collection(kind), text(made, "/metadata/name"));
     if !kind.has_status {
@@ -216,6 +248,7 @@ async fn delete(client: &Client, kind: &Kind, made: &Value) {
     let kept = client.send(Method::DELETE, &one, (JSON, JSON), foreign).await;
     assert_eq!(kept.code, StatusCode::CONFLICT, "{one}");
     client.send(Method::DELETE, &one, (JSON, JSON), "").await.is(StatusCode::OK);
+    unprotect(client, &one).await;
     // A namespace waits for its controller.
     if kind.kind != "Namespace" {
         let gone = client.send(Method::GET, &one, (JSON, JSON), "").await.is(StatusCode::NOT_FOUND);
@@ -250,6 +283,7 @@ async fn protobuf_and_collections(client: &Client, kind: &Kind) {
     if kind.has_verb("deletecollection") {
         let deleted = client.send(Method::DELETE, &all, (JSON, JSON), "").await.is(StatusCode::OK);
         assert!(names(&deleted).contains(&text(&made, "/metadata/name")), "{all}");
+        unprotect(client, &format!("{all}/{}", text(&made, "/metadata/name"))).await;
         let left = client.get(&all, JSON).await;
         assert_eq!(names(&left), Vec::<&str>::new(), "{all}");
     }
@@ -266,6 +300,7 @@ async fn every_verb(client: &Client, kind: &'static Kind) {
     let one = format!("{}/{}", collection(kind), text(&made, "/metadata/name"));
     let made = client.send(Method::PATCH, &one, (MERGE, JSON), labelled).await.is(StatusCode::OK);
     change(client, kind, &made).await;
+    apply(client, kind, &made).await;
     write_status(client, kind, &made).await;
     scale(client, kind, &made).await;
     delete(client, kind, &made).await;

@@ -19,7 +19,7 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Whether an event is good news.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Normal,
     Warning,

@@ -1,12 +1,13 @@
 //! The controllers that the API needs, over a `kube::Client`: default service accounts and the root CA's `ConfigMap`,
-//! the deletion of namespaces, the health of nodes, the endpoints of Services, disruption budgets, and the collection of
-//! what nobody owns any more. They react to watches; a timer runs only where time itself is the cause, as for a node that
+//! the deletion of namespaces, the health of nodes, the endpoints of Services, disruption budgets, quotas, volumes and
+//! their claims, certificate requests, Jobs and tokens that are kept for a time, and the collection of what nobody owns any more. They react to watches; a timer runs only where time itself is the cause, as for a node that
 //! falls silent.
 //!
 //! Each controller keeps projections of what it watches, decides in a pure function and then applies the plan. Nothing
 //! is kept on disk: after a restart everything is derived from the API again.
 
 mod account;
+mod certificate;
 mod discovery;
 mod disruption;
 mod endpoint;
@@ -17,14 +18,21 @@ mod namespace;
 mod node;
 mod pod;
 mod queue;
+mod quota;
 mod rest;
 mod source;
+mod token;
+mod ttl;
+mod volume;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+pub use certificate::{Authority, AuthorityError};
 
 /// What the controllers must be told.
 #[derive(Clone, Debug)]
@@ -39,6 +47,8 @@ pub struct ControllerConfig {
     pub pod_quarantine: Duration,
     /// How many Pods that have ended are kept: 12500; 0 keeps all.
     pub terminated_pod_threshold: usize,
+    /// What signs certificate requests; none are signed without it.
+    pub authority: Option<Arc<Authority>>,
 }
 
 impl ControllerConfig {
@@ -50,6 +60,7 @@ impl ControllerConfig {
             node_startup_grace_period: Duration::from_mins(1),
             pod_quarantine: Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
+            authority: None,
         }
     }
 }
@@ -64,6 +75,11 @@ pub async fn run(client: Client, config: ControllerConfig, shutdown: Cancellatio
     tasks.spawn(garbage::run(client.clone(), shutdown.clone()));
     tasks.spawn(endpoint::run(client.clone(), shutdown.clone()));
     tasks.spawn(disruption::run(client.clone(), shutdown.clone()));
+    tasks.spawn(quota::run(client.clone(), shutdown.clone()));
+    tasks.spawn(ttl::run(client.clone(), shutdown.clone()));
+    tasks.spawn(token::run(client.clone(), shutdown.clone()));
+    tasks.spawn(volume::run(client.clone(), shutdown.clone()));
+    tasks.spawn(certificate::run(client.clone(), config.authority.clone(), shutdown.clone()));
     tasks.spawn(pod::run(client.clone(), config.clone(), shutdown.clone()));
     tasks.spawn(node::run(client, config, shutdown));
     while let Some(ended) = tasks.join_next().await {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::feature::Feature;
 use apiserver::{ApiServer, Identity, PkiError};
-use controller::ControllerConfig;
+use controller::{Authority, AuthorityError, ControllerConfig};
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
 use kubelet::{
@@ -42,13 +42,33 @@ pub(crate) fn start_controllers(
     settings: &Config,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) {
+) -> Result<(), ControllersError> {
     let is_on = settings.gates.is_enabled(Feature::UserNamespacesSupport);
-    let fencing =
-        if is_on && settings.userns_policy == Policy::Always { Fencing::All } else { Fencing::Some };
+    let fencing = if is_on { fencing(settings.userns_policy) } else { Fencing::Some };
     tasks.spawn(scheduler::run(client(api, Identity::scheduler()), fencing, shutdown.clone()));
-    let config = ControllerConfig::new(api.ca_pem());
+    let pair = api.signing_pair()?;
+    let authority = Authority::new(&pair.certificate_pem, &pair.key_pem)?;
+    let config =
+        ControllerConfig { authority: Some(Arc::new(authority)), ..ControllerConfig::new(api.ca_pem()) };
     tasks.spawn(controller::run(client(api, Identity::controller_manager()), config, shutdown.clone()));
+    Ok(())
+}
+
+/// Why the controllers can't run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControllersError {
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+/// Which Pods must be fenced, under a policy for all nodes.
+pub(crate) const fn fencing(policy: Policy) -> Fencing {
+    match policy {
+        Policy::Always => Fencing::All,
+        Policy::Default | Policy::OptIn => Fencing::Some,
+    }
 }
 
 /// Why the kubelet can't run.

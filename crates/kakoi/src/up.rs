@@ -21,7 +21,7 @@ use crate::instance::{self, LockError};
 use crate::node::{self, NodeError, SERVICE};
 use crate::notify::notify;
 use crate::places::Places;
-use crate::roles::{self, KubeletError};
+use crate::roles::{self, ControllersError, KubeletError};
 use crate::{ids, machine, output, signal};
 
 /// Why a node can't run.
@@ -37,6 +37,8 @@ pub(crate) enum UpError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Cri(#[from] cri::BindError),
+    #[error(transparent)]
+    Controllers(#[from] ControllersError),
     #[error(transparent)]
     Kubelet(#[from] KubeletError),
     #[error("can't give Pods host IDs: {0}")]
@@ -107,7 +109,7 @@ impl Parts {
             .map_err(NodeError::from)?;
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
-        roles::start_controllers(&api, config, &tasks, shutdown);
+        roles::start_controllers(&api, config, &tasks, shutdown)?;
         let kubelet = roles::kubelet_config(places, config, (address, listener), (&api, &runtime))?;
         Ok((Self { api, images, runtime, tasks }, kubelet))
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::kind::{self, Kind};
+use api::kind;
 use api::quota::{self, Usage};
 use api::status::Status;
 use serde_json::Value;
@@ -99,7 +99,7 @@ fn used(write: &Write<'_>, quota: &Value, hard: &Usage) -> Usage {
     let mut total = Usage::new();
     for table in write.server.cache.tables() {
         let kind = table.kind();
-        if !kind.namespaced || !is_limited(kind, hard) {
+        if !kind.namespaced || !quota::is_limited(kind, hard) {
             continue;
         }
         let snapshot = write.server.cache.snapshot(table);
@@ -115,21 +115,6 @@ fn used(write: &Write<'_>, quota: &Value, hard: &Usage) -> Usage {
         }
     }
     total
-}
-
-/// Whether objects of a kind can use what is limited.
-fn is_limited(kind: &Kind, hard: &Usage) -> bool {
-    let count = quota::count_name(kind);
-    let is_core = |plural: &str| kind.group.is_empty() && kind.plural == plural;
-    hard.keys().any(|name| match name.as_str() {
-        name if name == count => true,
-        name if name.starts_with("count/") => false,
-        name if name.contains("storage.k8s.io/") || name == "requests.storage" => {
-            is_core("persistentvolumeclaims")
-        }
-        name if name.starts_with("services") => is_core("services"),
-        name => is_core(name) || is_core("pods"),
-    })
 }
 
 /// Writes what is used into the quota's status.

@@ -1,4 +1,4 @@
-//! Classes for claims and ingresses that name none.
+//! Classes for claims and ingresses that name none; and finalizers that keep volumes and claims while they are in use.
 
 use api::access::{Access as _, metadata, spec};
 use api::kind;
@@ -40,4 +40,17 @@ pub(super) fn default_storage_class(write: &Write<'_>, claim: &mut Value) {
 pub(super) fn default_ingress_class(write: &Write<'_>, ingress: &mut Value) {
     let classes = classes(write, "networking.k8s.io", "ingressclasses");
     fill(ingress, "ingressClassName", INGRESS_NAMED, default_class(&classes, INGRESS_DEFAULT));
+}
+
+/// A claim stays while a Pod uses it, a volume while it is a claim's: the controller takes the finalizer away.
+pub(super) fn protect(write: &Write<'_>, object: &mut Value) {
+    let finalizer = match write.kind.kind {
+        "PersistentVolume" => "kubernetes.io/pv-protection",
+        _ => "kubernetes.io/pvc-protection",
+    };
+    let mut all: Vec<String> = meta::texts(object, "finalizers").into_iter().map(str::to_owned).collect();
+    if !all.iter().any(|one| one == finalizer) {
+        all.push(finalizer.to_owned());
+        meta::set_texts(object, "finalizers", &all.iter().map(String::as_str).collect::<Vec<_>>());
+    }
 }

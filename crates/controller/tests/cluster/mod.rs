@@ -10,10 +10,11 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
-use controller::ControllerConfig;
+use controller::{Authority, ControllerConfig};
 use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Request;
@@ -73,7 +74,10 @@ impl Cluster {
     /// Starts the controllers, with the identity and the rights that they have in a node.
     pub(crate) fn start_controllers(&mut self, change: impl FnOnce(&mut ControllerConfig)) {
         let client = Client::new(self.server.service_for(Identity::controller_manager()), "default");
+        let pair = self.server.signing_pair().unwrap();
+        let authority = Authority::new(&pair.certificate_pem, &pair.key_pem).unwrap();
         let mut config = ControllerConfig::new(self.server.ca_pem());
+        config.authority = Some(Arc::new(authority));
         change(&mut config);
         self.stop_controllers = CancellationToken::new();
         self.controllers = Some(tokio::spawn(controller::run(client, config, self.stop_controllers.clone())));
