@@ -14,5 +14,5 @@ mod shared;
 pub use attempt::Attempt;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
-pub use node::{Node, NodeOptions, Ran};
+pub use node::{Node, NodeOptions, Ran, kakoi, run};
 pub use shared::{Kept, SharedNode};

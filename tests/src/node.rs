@@ -446,14 +446,17 @@ impl Drop for Node {
     }
 }
 
-/// The program under test: built by `make e2e` before the tests.
-fn kakoi() -> PathBuf {
+/// The program under test: `KAKOI_BINARY`, or the debug build that `make e2e` makes before the tests.
+pub fn kakoi() -> PathBuf {
     let named = std::env::var_os("KAKOI_BINARY").map(PathBuf::from);
     named.unwrap_or_else(|| project().join("target/debug/kakoi"))
 }
 
-/// Runs a command to its end.
-pub(crate) fn run(mut command: Command, line: &str, input: &str) -> Ran {
+/// Runs a command to its end, with `input` on its standard input; `line` names it when it fails.
+///
+/// # Panics
+/// When it can't be run.
+pub fn run(mut command: Command, line: &str, input: &str) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("`{line}` can't be run: {e}"));
     let mut stdin = child.stdin.take().expect("its standard input is a pipe");

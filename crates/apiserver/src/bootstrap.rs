@@ -215,28 +215,47 @@ fn is_same_subject(one: &Value, other: &Value) -> bool {
     ["kind", "name", "namespace"].iter().all(|field| one.get(field) == other.get(field))
 }
 
-/// Writes the admin's kubeconfig, unless the one that is there is good for this server.
-pub(crate) fn write_kubeconfig(path: &Path, authority: &Authority, url: &str) -> Result<(), PkiError> {
+/// Whom a kubeconfig is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client {
+    user: &'static str,
+    groups: &'static [&'static str],
+}
+
+impl Client {
+    /// Whoever may do everything.
+    pub(crate) const ADMIN: Self = Self { user: "kubernetes-admin", groups: &[crate::identity::MASTERS] };
+    /// The controllers, as a program of their own.
+    pub(crate) const CONTROLLERS: Self = Self { user: "system:kube-controller-manager", groups: &[] };
+    /// The scheduler, as a program of its own.
+    pub(crate) const SCHEDULER: Self = Self { user: "system:kube-scheduler", groups: &[] };
+
+    fn purpose(self) -> Purpose {
+        Purpose::Client { groups: self.groups.iter().map(|group| (*group).to_owned()).collect() }
+    }
+}
+
+/// Writes a client's kubeconfig, unless the one that is there is good for this server.
+pub(crate) fn write_kubeconfig(
+    path: &Path,
+    authority: &Authority,
+    url: &str,
+    client: Client,
+) -> Result<(), PkiError> {
     if let Some(present) = file::read(path)?
-        && is_good(&present, authority, url)
+        && is_good(&present, authority, url, client)
     {
         return Ok(());
     }
     if let Some(directory) = path.parent() {
         file::make_directory(directory)?;
     }
-    let identity = authority.issue(ADMIN, &admin())?;
-    Ok(file::write(path, &kubeconfig(authority.certificate_pem(), &identity, url))?)
-}
-
-const ADMIN: &str = "kubernetes-admin";
-
-fn admin() -> Purpose {
-    Purpose::Client { groups: vec![crate::identity::MASTERS.to_owned()] }
+    let identity = authority.issue(client.user, &client.purpose())?;
+    Ok(file::write(path, &kubeconfig(authority.certificate_pem(), &identity, url, client.user))?)
 }
 
 /// Whether a kubeconfig of ours still works: same server, same CA, a certificate that does not end soon.
-fn is_good(present: &str, authority: &Authority, url: &str) -> bool {
+fn is_good(present: &str, authority: &Authority, url: &str, client: Client) -> bool {
     let value = |name: &str| {
         present.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
     };
@@ -248,10 +267,11 @@ fn is_good(present: &str, authority: &Authority, url: &str) -> bool {
     value("server").as_deref() == Some(url)
         && decoded("certificate-authority-data").as_deref() == Some(authority.certificate_pem())
         && decoded("client-key-data").is_some()
-        && decoded("client-certificate-data").is_some_and(|pem| authority.is_good(&pem, ADMIN, &admin()))
+        && decoded("client-certificate-data")
+            .is_some_and(|pem| authority.is_good(&pem, client.user, &client.purpose()))
 }
 
-fn kubeconfig(ca: &str, identity: &KeyAndCertificate, url: &str) -> String {
+fn kubeconfig(ca: &str, identity: &KeyAndCertificate, url: &str, user: &str) -> String {
     let encode = |text: &str| STANDARD.encode(text);
     format!(
         "apiVersion: v1
@@ -262,16 +282,16 @@ clusters:
     server: {url}
     certificate-authority-data: {}
 users:
-- name: {ADMIN}
+- name: {user}
   user:
     client-certificate-data: {}
     client-key-data: {}
 contexts:
-- name: {ADMIN}@kakoi
+- name: {user}@kakoi
   context:
     cluster: kakoi
-    user: {ADMIN}
-current-context: {ADMIN}@kakoi
+    user: {user}
+current-context: {user}@kakoi
 ",
         encode(ca),
         encode(&identity.certificate_pem),

@@ -95,6 +95,7 @@ fn paths() -> Response<ResponseBody> {
     }
     for path in [
         "/healthz",
+        crate::snapshot::PATH,
         "/livez",
         "/metrics",
         "/openapi/v2",

@@ -39,6 +39,7 @@ mod response;
 mod review;
 mod server;
 mod service;
+mod snapshot;
 mod subresource;
 mod tls;
 mod token;
@@ -48,7 +49,7 @@ mod write;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::feature::Gates;
@@ -73,12 +74,16 @@ pub use identity::Identity;
 pub use pki::{KeyAndCertificate, PkiError};
 pub use response::ResponseBody;
 pub use service::ApiService;
+pub use snapshot::PATH as SNAPSHOT_PATH;
 
 /// An error of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The issuer of service account tokens, and their audience unless they name another.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The store's file in [`ApiServerConfig::state_dir`].
+pub const STORE_FILE: &str = "store.redb";
 
 /// What a server needs to start.
 #[derive(Debug, Clone)]
@@ -112,6 +117,9 @@ pub struct AccessConfig {
     pub token_file: Option<PathBuf>,
     /// Where each request is recorded as a JSON line (`--audit-log-path`); nowhere without it.
     pub audit_log: Option<PathBuf>,
+    /// The directory for the kubeconfigs of controllers and scheduler (`controller-manager.kubeconfig`,
+    /// `scheduler.kubeconfig`), where those are programs of their own; none are written without it.
+    pub role_kubeconfigs: Option<PathBuf>,
 }
 
 /// The server could not start.
@@ -177,7 +185,7 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         .map_err(|source| StartError::Listen { address: config.secure_listen, source })?;
     file::make_directory(&config.state_dir).map_err(PkiError::from)?;
     // The store comes first: it keeps a second server away from the keys, too.
-    let store = Store::open(&config.state_dir.join("store.redb"), &StoreOptions::default())?;
+    let store = Store::open(&config.state_dir.join(STORE_FILE), &StoreOptions::default())?;
     let keys = Arc::new(Keys::open(&config, address)?);
     let shutdown = shutdown.child_token();
     let sessions = Sessions::new(shutdown.child_token());
@@ -205,6 +213,7 @@ pub async fn start(config: ApiServerConfig, shutdown: CancellationToken) -> Resu
         quota_locks: admission::quota::Locks::default(),
         audit: config.access.audit_log.as_deref().map(audit::AuditLog::open).transpose()?.unwrap_or_default(),
         metrics: metrics::Metrics::default(),
+        snapshots: Arc::new(tokio::sync::Semaphore::new(1)),
         shutdown: shutdown.clone(),
     });
     bootstrap::make_namespaces(&server).await.map_err(StartError::Bootstrap)?;
@@ -239,6 +248,7 @@ struct Keys {
     serving: Purpose,
     public_address: String,
     kubeconfig: PathBuf,
+    role_kubeconfigs: Option<PathBuf>,
     local_url: String,
 }
 
@@ -259,6 +269,7 @@ impl Keys {
             serving,
             public_address: SocketAddr::new(public, address.port()).to_string(),
             kubeconfig: config.admin_kubeconfig.clone(),
+            role_kubeconfigs: config.access.role_kubeconfigs.clone(),
             local_url: format!("https://{}", SocketAddr::new(local, address.port())),
         };
         keys.write_kubeconfig()?;
@@ -266,7 +277,14 @@ impl Keys {
     }
 
     fn write_kubeconfig(&self) -> Result<(), PkiError> {
-        bootstrap::write_kubeconfig(&self.kubeconfig, &self.authority, &self.local_url)
+        let write =
+            |path: &Path, client| bootstrap::write_kubeconfig(path, &self.authority, &self.local_url, client);
+        write(&self.kubeconfig, bootstrap::Client::ADMIN)?;
+        if let Some(directory) = &self.role_kubeconfigs {
+            write(&directory.join("controller-manager.kubeconfig"), bootstrap::Client::CONTROLLERS)?;
+            write(&directory.join("scheduler.kubeconfig"), bootstrap::Client::SCHEDULER)?;
+        }
+        Ok(())
     }
 
     fn kubelet_client(&self) -> Result<Arc<rustls::ClientConfig>, PkiError> {

@@ -35,7 +35,8 @@ use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
 use crate::{
-    authz, component, delete, document, health, impersonate, list, patch, proxy, review, subresource, view,
+    authz, component, delete, document, health, impersonate, list, patch, proxy, review, snapshot,
+    subresource, view,
 };
 
 /// How long a request may take whose length is not the client's choice; upstream's default.
@@ -66,6 +67,8 @@ pub(crate) struct Server {
     pub(crate) audit: AuditLog,
     pub(crate) quota_locks: crate::admission::quota::Locks,
     pub(crate) metrics: Metrics,
+    /// One snapshot is taken at a time.
+    pub(crate) snapshots: Arc<tokio::sync::Semaphore>,
     /// Ends watches and upgraded connections.
     pub(crate) shutdown: CancellationToken,
 }
@@ -148,10 +151,14 @@ impl Server {
 }
 
 impl Call<'_> {
-    /// Health, metrics and documents.
+    /// Health, metrics, documents and snapshots.
     fn other(&self, request: &Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
         let path = self.info.path.as_str();
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if path == snapshot::PATH {
+            let is_get = *request.method() == Method::GET;
+            return if is_get { snapshot::answer(self.server) } else { Err(Status::method_not_allowed()) };
+        }
         let answer = health::answer(self.server, self.info)
             .map(Ok)
             .or_else(|| document::answer(self.server, path, request.headers()))

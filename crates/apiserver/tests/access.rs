@@ -83,6 +83,7 @@ async fn no_route_answers_who_has_no_role() {
         "/readyz/ping",
         "/logs",
         "/debug/pprof",
+        "/kakoi/snapshot",
         "/",
     ] {
         for client in [&stranger, &nobody] {

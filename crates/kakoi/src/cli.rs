@@ -45,6 +45,12 @@ pub(crate) enum Command {
     Runtime(Runtime),
     /// Run the node agent alone: under any API server, over any container runtime that serves CRI
     Kubelet(Kubelet),
+    /// Run the API server alone
+    Apiserver(Apiserver),
+    /// Run the controllers alone, under any API server
+    ControllerManager(ControllerManager),
+    /// Run the scheduler alone, under any API server
+    Scheduler(Scheduler),
     /// Show the node's ID space: the pool and why, the Pods' blocks, quarantined records
     Userns(Query),
     /// Tell who owns a host ID, a range of them, a file or a process
@@ -55,6 +61,8 @@ pub(crate) enum Command {
     Check(Query),
     /// Pull, load, list and remove images
     Image(Image),
+    /// Save the store of the API server to a file, or put it back
+    Snapshot(Snapshot),
     /// Show what this program is and what this machine lets it use
     Version(Output),
 }
@@ -188,6 +196,80 @@ pub(crate) struct Kubelet {
     pub(crate) feature_gates: Option<String>,
 }
 
+/// Flags named as upstream's kube-apiserver names them, where they mean the same.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = gates())]
+pub(crate) struct Apiserver {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Settings, in YAML [default: <root>/etc/kakoi/config.yaml, which need not exist]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The port [default: 6443; with --root, derived from it]
+    #[arg(long, value_name = "N")]
+    secure_port: Option<u16>,
+    /// The address to listen on [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<IpAddr>,
+    /// The address at which others reach the server [default: the one that leads out]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise_address: Option<IpAddr>,
+    /// Static tokens: `token,user,uid,"group1,group2"` a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_auth_file: Option<PathBuf>,
+    /// Where each request is recorded, as a line of JSON [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Features to turn on or off
+    #[arg(long, value_name = "A=true,…")]
+    feature_gates: Option<String>,
+    /// What absent `hostUsers` means on the cluster's nodes: opt-in, default or always [default: default]
+    #[arg(long, value_name = "POLICY")]
+    user_namespaces: Option<Policy>,
+}
+
+impl Apiserver {
+    /// The settings as flags.
+    pub(crate) fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            secure_port: self.secure_port,
+            bind_address: self.bind_address,
+            feature_gates: self.feature_gates.clone(),
+            user_namespaces: self.user_namespaces,
+            ..Flags::default()
+        }
+    }
+}
+
+/// Flags named as upstream's kube-controller-manager names them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ControllerManager {
+    /// How the API server is reached; `kakoi apiserver` writes `controller-manager.kubeconfig` beside its store
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+    /// The certificates with which Pods verify the API server [default: the kubeconfig's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_ca_file: Option<PathBuf>,
+    /// The authority that signs certificate requests; none are signed without it
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub(crate) cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key (PKCS #8)
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub(crate) cluster_signing_key_file: Option<PathBuf>,
+}
+
+/// Flags named as upstream's kube-scheduler names them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Scheduler {
+    /// How the API server is reached; `kakoi apiserver` writes `scheduler.kubeconfig` beside its store
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+    /// What absent `hostUsers` means on the cluster's nodes: under `always` each Pod needs a node that can fence it
+    #[arg(long, value_name = "opt-in|default|always")]
+    pub(crate) user_namespaces: Option<Policy>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Query {
     #[command(flatten)]
@@ -238,6 +320,30 @@ pub(crate) struct Image {
     pub(crate) instance: Instance,
     #[command(subcommand)]
     pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    #[command(subcommand)]
+    pub(crate) command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Write everything that is stored, as it is at one revision, to FILE (mode 0600: it holds Secrets). The server may
+    /// run, or be down
+    Save {
+        /// The file to write; one that is there is replaced when the new one is whole
+        file: PathBuf,
+    },
+    /// Put back what a snapshot holds; the server must be down. The store that is there is kept beside the new one, and
+    /// clients list everything anew
+    Restore {
+        /// A file that `kakoi snapshot save` has written
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -122,6 +122,7 @@ impl Config {
             access: apiserver::AccessConfig {
                 token_file: file.static_tokens,
                 audit_log: file.audit_log_path,
+                role_kubeconfigs: None,
             },
             gates,
             warnings,

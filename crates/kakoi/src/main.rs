@@ -6,6 +6,7 @@ mod agent;
 mod check;
 mod cli;
 mod config;
+mod control;
 mod down;
 mod ids;
 mod images;
@@ -21,6 +22,7 @@ mod policy;
 mod roles;
 mod serve;
 mod signal;
+mod snapshot;
 mod up;
 mod version;
 
@@ -73,9 +75,17 @@ async fn serve_or_ask(command: &Command) -> Result<(), Box<dyn Error>> {
             let grace = Duration::from_secs(down.grace_period);
             Ok(Box::pin(down::down(&places(&down.instance)?, grace)).await?)
         }
+        Command::Apiserver(apiserver) => {
+            Ok(Box::pin(control::apiserver(&places(&apiserver.instance)?, apiserver)).await?)
+        }
+        Command::ControllerManager(role) => Ok(Box::pin(control::controller_manager(role)).await?),
+        Command::Scheduler(role) => Ok(Box::pin(control::scheduler(role)).await?),
         Command::Kubelet(kubelet) => Ok(Box::pin(agent::run(&places(&kubelet.instance)?, kubelet)).await?),
         Command::Runtime(runtime) => Ok(Box::pin(serve::serve(&places(&runtime.instance)?, runtime)).await?),
         Command::Image(image) => Ok(Box::pin(images::run(&places(&image.instance)?, &image.command)).await?),
+        Command::Snapshot(snapshot) => {
+            Ok(Box::pin(snapshot::run(&places(&snapshot.instance)?, &snapshot.command)).await?)
+        }
         Command::Version(_)
         | Command::Userns(_)
         | Command::WhoOwns(_)
