@@ -5,12 +5,14 @@
 
 #![expect(clippy::expect_used, reason = "a test's harness ends the test with a sentence")]
 
+mod agent;
 mod attempt;
 mod images;
 mod machine;
 mod node;
 mod shared;
 
+pub use agent::{Agent, WORKER, admit_worker};
 pub use attempt::Attempt;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};

@@ -4,8 +4,8 @@
 mod transport;
 
 pub use transport::{
-    BindError, ConnectError, InMemoryIncoming, MESSAGE_LIMIT, ServeError, bind_unix, connect_unix, in_memory,
-    serve,
+    BindError, ConnectError, InMemoryIncoming, MESSAGE_LIMIT, ServeError, bind_unix, connect_unix,
+    connect_unix_lazily, in_memory, serve,
 };
 
 use tonic::transport::Channel;

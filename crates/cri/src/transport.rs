@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tower::Service;
 
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
@@ -107,16 +108,28 @@ async fn remove_dead_socket(path: &Path) -> Result<(), BindError> {
 /// # Errors
 /// When nobody answers within 5 seconds.
 pub async fn connect_unix(path: &Path) -> Result<Channel, ConnectError> {
+    let connected = endpoint().connect_with_connector(connector(path)).await;
+    connected.map_err(|source| ConnectError { path: path.to_owned(), source })
+}
+
+/// A channel to the CRI server at the Unix socket `path` that connects with the first call, and anew when the server
+/// was away: calls fail while nobody answers there.
+pub fn connect_unix_lazily(path: &Path) -> Channel {
+    endpoint().connect_with_connector_lazy(connector(path))
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT)
+}
+
+fn connector(
+    path: &Path,
+) -> impl Service<Uri, Response = TokioIo<UnixStream>, Error = io::Error, Future: Send> + Send + use<> {
     let socket = path.to_owned();
-    let connector = tower::service_fn(move |_| {
+    tower::service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://localhost")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .connect_with_connector(connector)
-        .await
-        .map_err(|source| ConnectError { path: path.to_owned(), source })
+    })
 }
 
 /// A transport within this process: give the first to [`serve`], the second to clients.

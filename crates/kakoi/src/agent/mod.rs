@@ -42,8 +42,6 @@ pub(crate) enum AgentError {
     #[error("`{0}` is not a socket; write unix:///path (--container-runtime-endpoint)")]
     Endpoint(String),
     #[error(transparent)]
-    Runtime(#[from] ::cri::ConnectError),
-    #[error(transparent)]
     Gates(#[from] GateError),
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -105,7 +103,8 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
     Ok(KubeletConfig {
         api_service: api_service(&client).await,
         client,
-        cri: ::cri::connect_unix(&socket).await?,
+        // A runtime that is not there yet, or no more, is waited for.
+        cri: ::cri::connect_unix_lazily(&socket),
         node_name: name.clone(),
         addresses: vec![
             node_address("InternalIP", address.to_string()),

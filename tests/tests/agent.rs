@@ -1,0 +1,83 @@
+//! `kakoi kubelet` as a program: a node agent alone, joined to an API server by a kubeconfig, over a runtime that is a
+//! process of its own.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Agent, Node, NodeOptions, WORKER, admit_worker};
+
+/// A Pod for the worker that counts its runs in its log and then sleeps.
+fn pod(name: &str, fields: Value) -> String {
+    let line = "echo begun; exec sleep infinity";
+    let mut spec = json!({
+        "hostUsers": false, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+        "nodeSelector": {"kubernetes.io/hostname": WORKER},
+        "containers": [{"name": "c", "image": "busybox", "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", line]}],
+    });
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    spec.as_object_mut().unwrap().extend(fields);
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
+}
+
+/// A node whose API server knows the worker.
+fn cluster() -> Node {
+    let mut node = Node::prepare(NodeOptions::default());
+    admit_worker(&node);
+    node.up();
+    node
+}
+
+/// What must stay as it is when processes around a Pod come and go: its container, its map, that it never began anew.
+fn identity(node: &Node, pod: &str) -> (String, String, String) {
+    let status = node.get(&format!("pod/{pod}"))["status"]["containerStatuses"][0].clone();
+    let map = node.exec(pod, &["cat", "/proc/self/uid_map"]).ok();
+    (status["containerID"].to_string(), map, node.kubectl(&["logs", pod]).ok())
+}
+
+#[test]
+fn a_node_agent_alone_joins_and_its_pods_outlive_it_and_their_runtime() {
+    let node = cluster();
+    let mut agent = Agent::new(&node);
+    // The kubelet first: it waits for the runtime.
+    agent.start_kubelet();
+    agent.start_runtime();
+    agent.ready();
+    let version = &node.get(&format!("node/{WORKER}"))["status"]["nodeInfo"]["containerRuntimeVersion"];
+    assert!(version.as_str().unwrap().starts_with("kakoi://"), "{version}");
+
+    node.apply(&pod("joined", json!({})));
+    node.ready(&["joined"]);
+    assert_eq!(node.get("pod/joined")["spec"]["nodeName"], WORKER, "the scheduler sends it there");
+    let before = identity(&node, "joined");
+    let uid = node.uid("joined");
+    let record = agent.root().join("var/lib/kubelet/pods").join(&uid).join("userns");
+    let record = fs::read_to_string(record).unwrap();
+    let first = before.1.split_whitespace().nth(1).unwrap();
+    assert!(record.contains(&format!("\"hostId\":{first},")), "{record} {first}");
+    assert_eq!(before.2, "begun\n");
+
+    // The kubelet dies: the Pod lives; what is asked meanwhile is done when it is back.
+    agent.kill_kubelet();
+    node.apply(&pod("later", json!({})));
+    agent.start_kubelet();
+    node.ready(&["later"]);
+    assert_eq!(identity(&node, "joined"), before);
+
+    // The runtime dies under it: nothing ends, and containers that end afterwards are seen to.
+    agent.kill_runtime();
+    agent.start_runtime();
+    node.until("the runtime to be back", Duration::from_secs(30), |node| {
+        node.exec("joined", &["true"]).code == 0
+    });
+    assert_eq!(identity(&node, "joined"), before);
+    node.apply(&pod("last", json!({})));
+    node.ready(&["last"]);
+    node.kubectl(&["delete", "pod", "joined", "later", "last", "--timeout=60s"]).ok();
+    let pods = agent.root().join("var/lib/kubelet/pods");
+    node.until("the Pods' directories to go", Duration::from_secs(30), |_| {
+        fs::read_dir(&pods).unwrap().next().is_none()
+    });
+}
