@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-mod cri;
+mod interface;
 mod schema;
 mod tidy;
 
@@ -20,10 +20,11 @@ fn main() -> ExitCode {
 
 fn run(command: Option<&str>, option: Option<&str>) -> Result<(), Box<dyn Error>> {
     match command {
-        Some("cri") => cri::run(),
+        Some("cri") => interface::run(&interface::CRI),
+        Some("csi") => interface::run(&interface::CSI),
         Some("schema") => Ok(schema::run(option == Some("--check"))?),
         Some("tidy") => tidy::run(),
-        other => Err(format!("unknown command {other:?}; known: cri, schema, tidy").into()),
+        other => Err(format!("unknown command {other:?}; known: cri, csi, schema, tidy").into()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod cgroup;
 mod clock;
 mod config;
+pub mod csi;
 mod env;
 mod event;
 mod fence;

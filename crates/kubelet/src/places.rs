@@ -23,6 +23,15 @@ impl Places {
         self.kubelet.join("pods")
     }
 
+    /// The directories of every Pod that has one; none while there is no Pod.
+    pub(crate) fn all(&self) -> std::io::Result<Vec<PodPlaces>> {
+        let entries = match std::fs::read_dir(self.pods()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| Ok(PodPlaces { root: entry?.path() })).collect()
+    }
+
     /// Where all Pods' log directories lie.
     pub(crate) fn logs(&self) -> &Path {
         &self.logs
@@ -55,7 +64,12 @@ impl PodPlaces {
 
     /// One volume's directory.
     pub(crate) fn volume(&self, plugin: &str, name: &str) -> PathBuf {
-        self.root.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+        self.volumes(plugin).join(name)
+    }
+
+    /// The directories of all volumes of one plugin.
+    pub(crate) fn volumes(&self, plugin: &str) -> PathBuf {
+        self.root.join("volumes").join(format!("kubernetes.io~{plugin}"))
     }
 
     /// Where the `index`-th mount of a container gets its sub-path bound.

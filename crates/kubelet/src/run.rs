@@ -14,6 +14,7 @@ use userns::{Finding, LiveSandbox};
 
 use crate::cgroup::PodCgroups;
 use crate::config::KubeletConfig;
+use crate::csi::Csi;
 use crate::event::Recorder;
 use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
@@ -30,7 +31,7 @@ use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;
 use crate::pods::run_pods;
 use crate::registry::Registry;
-use crate::runtime::event::follow_events;
+use crate::runtime::event::{Wake, follow_events};
 use crate::runtime::observe::EndedContainers;
 use crate::runtime::{Cri, CriError, pid_of};
 use crate::server::Server;
@@ -197,14 +198,21 @@ impl Parts {
         let node = config.node_name.clone();
         let manifests = config.static_pod_path.map(|directory| ManifestSource { directory, node, gates });
         let rotator = Rotator::new(cri.clone(), clock.clone(), config.log_limits)?;
+        let places = Places::new(config.kubelet_dir.clone(), config.pod_logs_dir);
         let shared = Arc::new(Shared {
             objects: ObjectCache::new(config.client.clone(), tasks.clone(), stop.clone()),
             puller: Puller::new(cri.clone(), clock.clone()),
+            csi: Csi::new(
+                config.client.clone(),
+                config.node_name.clone(),
+                config.kubelet_dir.clone(),
+                places.clone(),
+            ),
             client: config.client,
             cri,
             runtime: runtime_info,
             clock,
-            places: Places::new(config.kubelet_dir.clone(), config.pod_logs_dir),
+            places,
             events: recorder,
             findings: findings.iter().map(|finding| (finding.pod.clone(), finding.message.clone())).collect(),
             ids,
@@ -276,6 +284,11 @@ impl Parts {
         ));
         shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
         shared.tasks.spawn(self.rotator.run(stop.clone()));
+        let plugins = Arc::clone(&shared);
+        let stops = stop.clone();
+        shared.tasks.spawn(async move {
+            plugins.csi.follow(|| plugins.registry.wake(&Wake::All), stops).await;
+        });
         let (told, thresholds) = self.pressure;
         shared.tasks.spawn(watch_pressure(Arc::clone(&shared), thresholds, told, stop.clone()));
         shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));

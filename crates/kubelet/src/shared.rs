@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroup::PodCgroups;
 use crate::clock::Clock;
+use crate::csi::Csi;
 use crate::env::ApiService;
 use crate::event::Recorder;
 use crate::logs::rotate::Rotator;
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) objects: ObjectCache,
     /// What was found wrong with records of host IDs at start, by Pod.
     pub(crate) findings: Vec<(PodUid, String)>,
+    /// Drivers of volumes.
+    pub(crate) csi: Csi,
     pub(crate) ids: Arc<dyn IdAllocator>,
     pub(crate) is_userns_on: bool,
     pub(crate) userns_policy: userns::policy::Policy,

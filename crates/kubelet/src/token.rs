@@ -43,7 +43,8 @@ impl PodTokens {
             if !is_due {
                 continue;
             }
-            match request(client, pod, &key).await {
+            let wanted = Wanted { audience: &key.audience, seconds: Some(key.expiration_seconds) };
+            match request(client, pod, wanted).await {
                 Ok(answer) => {
                     let held = hold(answer, now);
                     self.held.insert(key, held);
@@ -54,7 +55,7 @@ impl PodTokens {
                         held.renew_at = now.saturating_add(SignedDuration::from_secs(60)).unwrap_or(now);
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(self.held.iter().map(|(key, held)| (key.clone(), held.token.clone())).collect())
@@ -77,21 +78,35 @@ fn hold(answer: TokenRequest, now: Timestamp) -> Held {
     }
 }
 
-async fn request(client: &Client, pod: &Pod, key: &TokenRequestKey) -> Result<TokenRequest, Error> {
+/// For whom a token is, and how long it lasts, in seconds; the API's own audience and time where nothing is said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) audience: &'a str,
+    pub(crate) seconds: Option<i64>,
+}
+
+/// Asks for a token of the Pod's service account, bound to the Pod.
+pub(crate) async fn request(
+    client: &Client,
+    pod: &Pod,
+    wanted: Wanted<'_>,
+) -> Result<TokenRequest, TokenError> {
     let meta = &pod.metadata;
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     let account =
         pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
     let body = TokenRequest {
         spec: Some(TokenRequestSpec {
-            audiences: Some(key.audience.clone()).filter(|text| !text.is_empty()).map(|text| vec![text]),
+            audiences: Some(wanted.audience.to_owned())
+                .filter(|text| !text.is_empty())
+                .map(|text| vec![text]),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".into()),
                 kind: Some("Pod".into()),
                 name: meta.name.clone(),
                 uid: meta.uid.clone(),
             }),
-            expiration_seconds: Some(key.expiration_seconds),
+            expiration_seconds: wanted.seconds,
         }),
         ..TokenRequest::default()
     };
@@ -100,5 +115,5 @@ async fn request(client: &Client, pod: &Pod, key: &TokenRequestKey) -> Result<To
     let request = Request::new(path)
         .create_subresource("token", account, &kube::api::PostParams::default(), data)
         .map_err(Error::BuildRequest)?;
-    client.request(request).await
+    Ok(client.request(request).await?)
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, V
 
 use super::fs_group::ChangePolicy;
 use super::plan::Content;
+use crate::csi;
 use crate::object::Snapshot;
 
 /// Why a claim gives no volume (yet).
@@ -69,7 +70,13 @@ pub(crate) fn plan_claimed(
     }
     let is_read_only =
         volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true));
-    Ok((content_of(found, pod)?, is_read_only))
+    let mut content = content_of(found, pod)?;
+    if let Content::Csi(planned) = &mut content {
+        planned.is_read_only |= is_read_only;
+        let is_read_only = planned.is_read_only;
+        return Ok((content, is_read_only));
+    }
+    Ok((content, is_read_only))
 }
 
 /// A generic ephemeral volume's claim belongs to its Pod.
@@ -101,9 +108,12 @@ fn content_of(volume: &PersistentVolume, pod: &Pod) -> Result<Content, ClaimErro
         let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
         return Ok(Content::Local { path: PathBuf::from(&source.path), policy: ChangePolicy::parse(policy) });
     }
-    let types: [(bool, &'static str); 5] = [
+    if let Some(source) = &spec.csi {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        return Ok(Content::Csi(Box::new(csi::plan::of_persistent_volume(name, spec, source))));
+    }
+    let types: [(bool, &'static str); 4] = [
         (spec.nfs.is_some(), "nfs"),
-        (spec.csi.is_some(), "csi"),
         (spec.iscsi.is_some(), "iscsi"),
         (spec.fc.is_some(), "fc"),
         (spec.cephfs.is_some(), "cephfs"),

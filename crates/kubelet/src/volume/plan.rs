@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 use super::claim::plan_claimed;
 use super::fs_group::ChangePolicy;
 use super::payload::{self, Payload, PayloadError, PayloadInput};
-use crate::quantity;
+use crate::csi::error::CsiError;
+use crate::csi::plan::CsiVolume;
+use crate::{csi, quantity};
 
 /// Annotation prefix: `kakoi.dev/volume-mapping.<volume>: none` binds a hostPath without an ID mapping.
 pub(crate) const MAPPING_ANNOTATION: &str = "kakoi.dev/volume-mapping.";
@@ -34,6 +36,8 @@ pub(crate) enum Content {
     HostPath { path: PathBuf, kind: String, is_mapped: bool },
     /// A directory of the node that outlives the Pod.
     Local { path: PathBuf, policy: ChangePolicy },
+    /// What a CSI driver mounts.
+    Csi(Box<CsiVolume>),
     /// An image's files; the runtime mounts them.
     Image { reference: String, policy: Option<String> },
 }
@@ -57,6 +61,8 @@ pub(crate) enum VolumeCause {
     HostPath(#[from] super::host_path::HostPathError),
     #[error(transparent)]
     Claim(#[from] super::claim::ClaimError),
+    #[error(transparent)]
+    Csi(#[from] CsiError),
     #[error("{directory} is not a directory; make it on the node, or correct the PersistentVolume", directory = .0.display())]
     NoDirectory(PathBuf),
     #[error(
@@ -69,6 +75,10 @@ pub(crate) enum VolumeCause {
         "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use it; move the data to ext4, xfs, btrfs or tmpfs, set `hostUsers: true`, or bind it without a mapping through the annotation `{MAPPING_ANNOTATION}{volume}: none`"
     )]
     NotMappable { volume: String, path: PathBuf, filesystem: String, mounted: String, kernel: String },
+    #[error(
+        "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use the driver's volume; use a driver whose filesystem can (ext4, xfs, btrfs, tmpfs), or set `hostUsers: true`"
+    )]
+    NotMappableCsi { path: PathBuf, filesystem: String, mounted: String, kernel: String },
     #[error("{action} {path}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -86,12 +96,37 @@ pub(crate) fn plan_volumes(input: PayloadInput<'_>) -> Result<Vec<VolumePlan>, V
         .collect()
 }
 
+/// The volume of a CSI driver that a volume of the Pod stands for; `None` for every other type.
+///
+/// # Errors
+/// When it goes by a claim that leads nowhere (yet).
+pub(crate) fn plan_csi(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &crate::object::Snapshot,
+) -> Result<Option<CsiVolume>, super::claim::ClaimError> {
+    if let Some(source) = &volume.csi {
+        return Ok(Some(csi::plan::of_pod(pod, &volume.name, source)));
+    }
+    if volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none() {
+        return Ok(None);
+    }
+    match plan_claimed(pod, volume, objects)?.0 {
+        Content::Csi(planned) => Ok(Some(*planned)),
+        _ => Ok(None),
+    }
+}
+
 fn plan_volume(input: PayloadInput<'_>, volume: &Volume) -> Result<(Content, bool), VolumeCause> {
     if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return Ok(plan_claimed(input.pod, volume, input.objects)?);
     }
     let content = plan_content(input, volume)?;
-    let is_read_only = matches!(content, Content::Files { .. } | Content::Image { .. });
+    let is_read_only = match &content {
+        Content::Files { .. } | Content::Image { .. } => true,
+        Content::Csi(volume) => volume.is_read_only,
+        _ => false,
+    };
     Ok((content, is_read_only))
 }
 
@@ -124,6 +159,9 @@ fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, Vol
             is_mapped: is_mapped(input.pod, &volume.name),
         });
     }
+    if let Some(source) = &volume.csi {
+        return Ok(Content::Csi(Box::new(csi::plan::of_pod(input.pod, &volume.name, source))));
+    }
     if let Some(source) = &volume.image {
         let reference = source.reference.clone().unwrap_or_default();
         return Ok(Content::Image { reference, policy: source.pull_policy.clone() });
@@ -151,8 +189,7 @@ fn is_mapped(pod: &Pod, volume: &str) -> bool {
 }
 
 fn unsupported_type(volume: &Volume) -> &'static str {
-    let types: [(bool, &'static str); 4] = [
-        (volume.csi.is_some(), "csi"),
+    let types: [(bool, &'static str); 3] = [
         (volume.nfs.is_some(), "nfs"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.git_repo.is_some(), "gitRepo"),

@@ -117,6 +117,14 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
             }
             Ok(ready(plan, path.clone(), true, Ownership::default()))
         }
+        // The driver has mounted it before: see `crate::csi`.
+        Content::Csi(_) => {
+            let path = crate::csi::note::target(input.places, &plan.name);
+            if input.mappings.is_some() {
+                require_mappable_csi(input, &path)?;
+            }
+            Ok(ready(plan, path, true, Ownership::default()))
+        }
         Content::Image { reference, policy } => Ok(ReadyVolume {
             image: Some((reference.clone(), policy.clone())),
             ..ready(plan, PathBuf::new(), false, Ownership::default())
@@ -158,8 +166,24 @@ fn require_mappable(input: SetupInput<'_>, plan: &VolumePlan, path: &Path) -> Re
         path: path.to_owned(),
         filesystem: mount::filesystem_name(path),
         mounted: mount::mount_source(path),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: kernel(),
     })
+}
+
+fn require_mappable_csi(input: SetupInput<'_>, path: &Path) -> Result<(), VolumeCause> {
+    if input.probe.can_map(path).map_err(io_at("ask for ID-mapped mounts of", path))? {
+        return Ok(());
+    }
+    Err(VolumeCause::NotMappableCsi {
+        path: path.to_owned(),
+        filesystem: mount::filesystem_name(path),
+        mounted: mount::mount_source(path),
+        kernel: kernel(),
+    })
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn io_at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeCause {

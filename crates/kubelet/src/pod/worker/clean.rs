@@ -60,6 +60,12 @@ impl Worker {
             self.shared.cri.remove_container(&record.id).await.map_err(text)?;
             forget(&self.shared.ended, &record.id);
         }
+        let places = self.shared.places.of(&self.uid);
+        self.shared
+            .csi
+            .unpublish(&places)
+            .await
+            .map_err(|error| format!("take back CSI volumes: {error}"))?;
         let (shared, uid) = (std::sync::Arc::clone(&self.shared), self.uid.clone());
         let done = blocking(move || {
             let places = shared.places.of(&uid);

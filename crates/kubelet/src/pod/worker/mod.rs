@@ -5,6 +5,7 @@
 
 mod clean;
 mod container;
+mod csi;
 mod end;
 mod fence;
 mod handler;
