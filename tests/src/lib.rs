@@ -7,6 +7,7 @@
 
 mod agent;
 mod attempt;
+mod containerd;
 mod images;
 mod machine;
 mod node;
@@ -14,6 +15,7 @@ mod shared;
 
 pub use agent::{Agent, WORKER, admit_worker};
 pub use attempt::Attempt;
+pub use containerd::Containerd;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran, kakoi, run};

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Agent, Node, NodeOptions, WORKER, admit_worker};
+use tests::{Agent, Containerd, Node, NodeOptions, WORKER, admit_worker};
 
 /// A Pod for the worker that counts its runs in its log and then sleeps.
 fn pod(name: &str, fields: Value) -> String {
@@ -76,6 +76,69 @@ fn a_node_agent_alone_joins_and_its_pods_outlive_it_and_their_runtime() {
     node.apply(&pod("last", json!({})));
     node.ready(&["last"]);
     node.kubectl(&["delete", "pod", "joined", "later", "last", "--timeout=60s"]).ok();
+    let pods = agent.root().join("var/lib/kubelet/pods");
+    node.until("the Pods' directories to go", Duration::from_secs(30), |_| {
+        fs::read_dir(&pods).unwrap().next().is_none()
+    });
+}
+
+/// A Pod with a volume, a probe and a hook that never asks for a user namespace.
+fn plain(name: &str) -> String {
+    let sh = |line: &str| json!({"exec": {"command": ["sh", "-c", line]}});
+    let mut readiness = sh("test -f /data/hooked");
+    readiness["periodSeconds"] = json!(1);
+    let container = json!({
+        "name": "c", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", "cat /settings/colour; until [ -f /data/end ]; do sleep 0.2; done; exit 3"],
+        "lifecycle": {"postStart": sh("touch /data/hooked")}, "readinessProbe": readiness,
+        "resources": {"limits": {"memory": "64Mi"}},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "settings", "mountPath": "/settings"}],
+    });
+    let fields = json!({"hostUsers": true, "containers": [container], "volumes": [
+        {"name": "data", "emptyDir": {}}, {"name": "settings", "configMap": {"name": "settings"}}]});
+    pod(name, fields)
+}
+
+#[test]
+fn plain_pods_run_over_debians_containerd_and_a_user_namespace_is_refused_by_name() {
+    let node = cluster();
+    let mut containerd = Containerd::start(&node);
+    let mut agent = Agent::over(&node, &containerd.endpoint());
+    agent.start_kubelet();
+    agent.ready();
+    let version = &node.get(&format!("node/{WORKER}"))["status"]["nodeInfo"]["containerRuntimeVersion"];
+    assert!(version.as_str().unwrap().starts_with("containerd://"), "{version}");
+
+    node.kubectl(&["create", "configmap", "settings", "--from-literal=colour=red"]).ok();
+    node.apply(&plain("plain"));
+    node.ready(&["plain"]);
+    assert_eq!(node.kubectl(&["logs", "plain"]).ok(), "red");
+    assert_eq!(
+        node.exec("plain", &["sh", "-c", "id -u; cat /settings/colour; hostname"]).ok(),
+        "0\nredplain\n"
+    );
+    let before = node.get("pod/plain")["status"]["containerStatuses"][0]["containerID"].clone();
+    assert!(before.as_str().unwrap().starts_with("containerd://"), "{before}");
+
+    // Both die in turn; the Pod knows of nothing.
+    agent.kill_kubelet();
+    containerd.restart();
+    agent.start_kubelet();
+    node.until("exec over both", Duration::from_secs(30), |node| node.exec("plain", &["true"]).code == 0);
+    assert_eq!(node.get("pod/plain")["status"]["containerStatuses"][0]["containerID"], before);
+
+    // A container that ends is started again, and its first run's log is there.
+    node.exec("plain", &["sh", "-c", "touch /data/end"]).ok();
+    node.wait_for("pod/plain", ".status.containerStatuses[0].lastState.terminated.exitCode", "3");
+    assert_eq!(node.kubectl(&["logs", "plain", "--previous"]).ok(), "red");
+
+    // This containerd makes no user namespaces: the kubelet says so and starts nothing.
+    node.apply(&pod("mapped", json!({"nodeName": WORKER})));
+    node.until("the refusal", Duration::from_secs(30), |node| {
+        let events = node.kubectl(&["events", "--for", "pod/mapped"]).stdout;
+        events.contains("FailedCreatePodSandBox") && events.contains("hostUsers")
+    });
+    node.kubectl(&["delete", "pod", "plain", "mapped", "--timeout=90s"]).ok();
     let pods = agent.root().join("var/lib/kubelet/pods");
     node.until("the Pods' directories to go", Duration::from_secs(30), |_| {
         fs::read_dir(&pods).unwrap().next().is_none()

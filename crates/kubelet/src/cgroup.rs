@@ -57,6 +57,11 @@ impl PodCgroups {
         Ok(Self { layout: Layout::detect()?, root, burstable: Mutex::default() })
     }
 
+    /// Whether the machine has cgroup v2 alone.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.layout.is_unified()
+    }
+
     /// The instance's group.
     pub(crate) fn root(&self) -> &str {
         &self.root

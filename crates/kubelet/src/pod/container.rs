@@ -38,6 +38,8 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) node: &'a NodeSecurity,
     /// The node's memory in bytes.
     pub(crate) node_memory: i64,
+    /// The node has cgroup v2 alone; runtimes refuse values by file name elsewhere.
+    pub(crate) has_unified_cgroups: bool,
 }
 
 /// A volume mount, before sub-paths are bound.
@@ -160,7 +162,9 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
     }
     let mut resources = cri_resources(cgroup_values(amount_of(container)));
     resources.oom_score_adj = oom_score_adj(input.pod, container, input.node_memory);
-    resources.unified = unified_values();
+    if input.has_unified_cgroups {
+        resources.unified = unified_values();
+    }
     let attempt = u32::try_from(input.restart_count).unwrap_or_default();
     let envs = input.environment.variables.iter();
     v1::ContainerConfig {

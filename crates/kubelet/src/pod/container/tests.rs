@@ -46,7 +46,7 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
     environment.variables.push(("POD".into(), "p-1".into()));
     let plans = mounts(&container, true).unwrap();
     let own = |path: &str| OwnFile { host_path: "/own".into(), container_path: path.into(), is_mapped: true };
-    let config = plan_container(ContainerInput {
+    let input = ContainerInput {
         pod: &pod,
         container: &container,
         target_id: None,
@@ -59,7 +59,9 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
         own_files: &[own("/etc/hosts"), own("/dev/termination-log"), own("/data")],
         node: &NodeSecurity::default(),
         node_memory: 1 << 30,
-    });
+        has_unified_cgroups: true,
+    };
+    let config = plan_container(input);
     let seen: Vec<_> = config
         .mounts
         .iter()
@@ -85,7 +87,10 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
     assert_eq!(config.args, ["-c", "echo p-1"]);
     assert_eq!(config.log_path, "c/3.log");
     assert_eq!(config.annotations[label::RESTART_COUNT], "3");
-    assert_eq!(config.linux.unwrap().resources.unwrap().oom_score_adj, 1000);
+    let resources = config.linux.unwrap().resources.unwrap();
+    assert_eq!((resources.oom_score_adj, resources.unified.len()), (1000, 1));
+    let older = plan_container(ContainerInput { has_unified_cgroups: false, ..input });
+    assert!(older.linux.unwrap().resources.unwrap().unified.is_empty(), "runc refuses them on cgroup v1");
     assert!(config.tty);
 }
 

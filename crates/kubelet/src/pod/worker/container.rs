@@ -340,6 +340,7 @@ impl PlanRequest {
             own_files: &own_files,
             node: &self.shared.security,
             node_memory: self.shared.memory,
+            has_unified_cgroups: self.shared.cgroups.is_unified(),
         });
         let logs = self.shared.places.pod_logs(&self.pod).join(&self.container.name);
         make_directory(&logs, 0o755).map_err(|error| format!("make {}: {error}", logs.display()))?;
