@@ -44,3 +44,4 @@ bench: ## The promises of SPECIFICATION.md, measured
 
 soak: ## The long fault runs
 	KAKOI_SOAK=1000 $(CARGO) test --locked -p tests --test faults
+	KAKOI_SOAK_KILLS=1000 $(CARGO) test --locked -p store --test writers

@@ -174,7 +174,7 @@ pub fn covers(quota: &Value, facts: Option<&Facts>) -> bool {
     let in_all = |facts: &Facts| {
         scopes.all(|scope| facts.in_scope(scope)) && terms(quota).iter().all(|term| facts.matches_term(term))
     };
-    facts.map_or(!is_scoped(quota), in_all)
+    facts.map_or_else(|| !is_scoped(quota), in_all)
 }
 
 fn is_scoped(quota: &Value) -> bool {

@@ -39,7 +39,7 @@ pub(crate) fn answer(server: &Arc<Server>) -> Result<Response<ResponseBody>, Sta
     // It ends with the client, at the latest when that has read nothing for PATIENCE.
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let out = Frames { frames: frames.clone(), runtime, ended };
+        let out = Answer { out: frames.clone(), runtime, ended };
         let taken = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
         if let Err(error) = store::save_snapshot(&*store, taken, BufWriter::with_capacity(FRAME, out)) {
             tracing::warn!(%error, "a snapshot was not sent to its end");
@@ -57,16 +57,16 @@ pub(crate) fn answer(server: &Arc<Server>) -> Result<Response<ResponseBody>, Sta
 }
 
 /// Writes into the answer, from a thread that may block.
-struct Frames {
-    frames: Sender<Result<Frame<Bytes>, BoxError>>,
+struct Answer {
+    out: Sender<Result<Frame<Bytes>, BoxError>>,
     runtime: Handle,
     ended: tokio_util::sync::CancellationToken,
 }
 
-impl Write for Frames {
+impl Write for Answer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let frame = Frame::data(Bytes::copy_from_slice(bytes));
-        let send = tokio::time::timeout(PATIENCE, self.frames.send(Ok(frame)));
+        let send = tokio::time::timeout(PATIENCE, self.out.send(Ok(frame)));
         match self.runtime.block_on(self.ended.run_until_cancelled(send)) {
             Some(Ok(Ok(()))) => Ok(bytes.len()),
             Some(Ok(Err(_))) => Err(io::Error::other("the client has gone away")),

@@ -149,7 +149,7 @@ fn check(path: &Path) -> Result<SnapshotInfo, Error> {
 
 fn sync_directory(file: &Path) -> io::Result<()> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 fn wrong(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -200,7 +200,7 @@ fn place(new: &Path, path: &Path, keep: bool) -> Result<(), RestoreError> {
         }
         fs::rename(new, path)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     placed().map_err(|source| RestoreError::Place { path: path.to_owned(), source })
 }

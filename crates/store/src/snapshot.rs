@@ -152,9 +152,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn next(&mut self) -> Result<Next, SnapshotError> {
-        let lengths: [u8; 8] = self.bytes()?;
-        let [a, b, c, d, e, f, g, h] = lengths;
-        let (key, value) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        let (key, value) = (u32::from_be_bytes(self.bytes()?), u32::from_be_bytes(self.bytes()?));
         let revision = self.number()?;
         if (key, value) == (0, 0) {
             return Ok(Next::End(revision));

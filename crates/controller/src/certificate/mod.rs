@@ -51,7 +51,9 @@ impl Controller {
             tokio::select! {
                 keys = self.requests.changed() => {
                     let now = Instant::now();
-                    keys.into_iter().for_each(|key| self.queue.add(key, now));
+                    for key in keys {
+                        self.queue.add(key, now);
+                    }
                 }
                 () = self.queue.ready() => self.settle_due(client).await,
             }
@@ -126,9 +128,12 @@ fn recognised(request: &Request, subject: &Subject) -> impl Iterator<Item = (&'s
 
 /// Whether the request's maker may make requests of that sort.
 async fn may(client: &Client, request: &Request, subresource: &str) -> Result<bool, RestError> {
-    let mut spec = request.identity();
-    spec["resourceAttributes"] = json!({"group": "certificates.k8s.io", "resource": "certificatesigningrequests",
+    let attributes = json!({"group": "certificates.k8s.io", "resource": "certificatesigningrequests",
         "verb": "create", "subresource": subresource, "version": "*"});
+    let mut spec = request.identity();
+    if let Some(spec) = spec.as_object_mut() {
+        spec.insert("resourceAttributes".to_owned(), attributes);
+    }
     let review =
         json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
     let reviews = Collection::new(client, "/apis/authorization.k8s.io/v1/subjectaccessreviews");

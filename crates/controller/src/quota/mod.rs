@@ -76,7 +76,9 @@ impl Controller {
 
     fn add(&mut self, keys: Vec<String>) {
         let at = Instant::now() + GATHER;
-        keys.into_iter().for_each(|key| self.queue.add(key, at));
+        for key in keys {
+            self.queue.add(key, at);
+        }
     }
 
     /// Begins to watch kinds that are limited now, and ends to watch those that no longer are.

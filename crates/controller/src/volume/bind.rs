@@ -217,7 +217,9 @@ fn ask_provisioner(claim: &Value, provisioner: &str) -> Option<Step> {
         return None;
     }
     let mut claim = claim.clone();
-    PROVISIONER.iter().for_each(|name| annotate(&mut claim, name, provisioner));
+    for name in PROVISIONER {
+        annotate(&mut claim, name, provisioner);
+    }
     Some(Step::Write(claim))
 }
 

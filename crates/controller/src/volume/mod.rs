@@ -118,7 +118,9 @@ impl Controller {
 
     fn add(&mut self, keys: impl IntoIterator<Item = String>) {
         let now = Instant::now();
-        keys.into_iter().for_each(|key| self.queue.add(key, now));
+        for key in keys {
+            self.queue.add(key, now);
+        }
     }
 
     /// A claim, and the volumes that name it or that it names.
