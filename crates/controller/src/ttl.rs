@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn left(spec: Value, condition: &str, deleted: Value) -> Option<u64> {
+    fn left(spec: &Value, condition: &str, deleted: &Value) -> Option<u64> {
         let job: Job = serde_json::from_value(json!({
             "metadata": {"namespace": "n", "name": "j", "deletionTimestamp": deleted},
             "spec": spec,
@@ -161,10 +161,10 @@ mod tests {
             (kept(100), "Suspended", Value::Null, None, "it has not ended"),
             (kept(0), "Complete", json!("2026-11-23T12:00:10Z"), None, "it is being deleted"),
         ] {
-            let found = left(spec, condition, deleted);
+            let found = left(&spec, condition, &deleted);
             match expected {
                 Some(seconds) if seconds > 1_000_000 => {
-                    assert!(found.is_some_and(|left| left > 1_000_000), "{why}")
+                    assert!(found.is_some_and(|left| left > 1_000_000), "{why}");
                 }
                 expected => assert_eq!(found, expected, "{why}"),
             }

@@ -224,6 +224,6 @@ mod tests {
         ] {
             assert_eq!(lifetime(asked, 1_000_000, authority), Ok((999_700, expected)), "{asked:?}");
         }
-        assert!(lifetime(None, 1_000_000, 999_999).is_err());
+        lifetime(None, 1_000_000, 999_999).unwrap_err();
     }
 }
