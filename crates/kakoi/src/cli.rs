@@ -160,6 +160,12 @@ pub(crate) struct Runtime {
     /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR")]
     pub(crate) pod_cidr: Option<String>,
+    /// Leave the Pod network to CNI plugins: the directory with their configuration, usually /etc/cni/net.d
+    #[arg(long, value_name = "DIR", conflicts_with = "pod_cidr")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins are, once for each directory [default: /opt/cni/bin and /usr/lib/cni]
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
 }
 
 /// Flags named as upstream's kubelet names them.

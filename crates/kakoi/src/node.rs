@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{ImageStore, ImageStoreConfig, StoreError};
-use network::{ApiService, Cidr, NetworkConfig, NetworkError, PodNetwork};
+use network::{ApiService, Cidr, CniConfig, NetworkConfig, NetworkError, PodNetwork};
 use runtime::{CrashHook, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,8 @@ pub(crate) enum NodeError {
     Runtime(#[from] runtime::StartError),
     #[error("can't note the Pods' range in {}: {cause}", .path.display())]
     Range { path: PathBuf, cause: io::Error },
+    #[error("can't note the CNI plugins' directories in {}: {cause}", .path.display())]
+    Plugins { path: PathBuf, cause: io::Error },
 }
 
 /// Where `up` notes the Pods' range for `down`, which is not given `up`'s flags.
@@ -43,7 +45,7 @@ pub(crate) fn note_range(places: &Places, cidr: Cidr) -> Result<(), NodeError> {
 }
 
 /// The range of the node that runs or ran last; `None` after a reboot, when there is nothing to take down either.
-pub(crate) fn noted_range(places: &Places) -> Option<Cidr> {
+fn noted_range(places: &Places) -> Option<Cidr> {
     fs::read_to_string(range_note(places)).ok()?.trim().parse().ok()
 }
 
@@ -68,6 +70,55 @@ pub(crate) async fn open_network(
         machine_dir: "/run/kakoi/network".into(),
     })
     .await
+}
+
+/// Leaves the Pod network to the CNI plugins that are configured in `conf`.
+pub(crate) async fn open_plugins(
+    places: &Places,
+    conf: &Path,
+    bins: &[PathBuf],
+) -> Result<PodNetwork, NetworkError> {
+    // Where upstream's runtimes look, and where Debian puts them.
+    let usual = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from);
+    PodNetwork::with_plugins(CniConfig {
+        conf_dir: conf.to_owned(),
+        bin_dirs: if bins.is_empty() { usual.to_vec() } else { bins.to_vec() },
+        state_dir: places.state().join("network"),
+        netns_dir: "/run/netns".into(),
+    })
+    .await
+}
+
+/// Where `runtime` notes the plugins' directories for `down`, which needs them after a reboot too.
+fn plugins_note(places: &Places) -> PathBuf {
+    places.state().join("cni-directories.json")
+}
+
+/// Notes which plugins the node that starts has, if any.
+pub(crate) fn note_plugins(places: &Places, plugins: Option<(&Path, &[PathBuf])>) -> Result<(), NodeError> {
+    let path = plugins_note(places);
+    let noted = match plugins {
+        Some(directories) => {
+            let text = serde_json::to_vec(&directories).map_err(io::Error::from);
+            text.and_then(|text| fs::create_dir_all(places.state()).and_then(|()| fs::write(&path, text)))
+        }
+        None => fs::remove_file(&path).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }),
+    };
+    noted.map_err(|cause| NodeError::Plugins { path, cause })
+}
+
+/// Opens the network that the node which ran last had.
+pub(crate) async fn reopen_network(places: &Places, otherwise: Cidr) -> Result<PodNetwork, NodeError> {
+    let noted = fs::read(plugins_note(places)).ok();
+    let directories: Option<(PathBuf, Vec<PathBuf>)> =
+        noted.and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(match directories {
+        Some((conf, bins)) => open_plugins(places, &conf, &bins).await?,
+        None => open_network(places, noted_range(places).unwrap_or(otherwise), None).await?,
+    })
 }
 
 /// Starts the container runtime; it takes over the Pods that an earlier one left.

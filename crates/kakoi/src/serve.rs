@@ -39,7 +39,13 @@ pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(),
     let shutdown = CancellationToken::new();
     let ended = signal::ended()?;
     let images = node::open_images(places).map_err(NodeError::from)?;
-    let network = node::open_network(places, config.pod_cidr, None).await.map_err(NodeError::from)?;
+    let plugins = command.cni_conf_dir.as_deref().map(|conf| (conf, command.cni_bin_dir.as_slice()));
+    node::note_plugins(places, plugins)?;
+    let network = match &command.cni_conf_dir {
+        Some(conf) => node::open_plugins(places, conf, &command.cni_bin_dir).await,
+        None => node::open_network(places, config.pod_cidr, None).await,
+    };
+    let network = network.map_err(NodeError::from)?;
     let runtime =
         node::start_runtime(places, images.clone(), network, shutdown).await.map_err(NodeError::from)?;
     runtime.listen(&socket).await?;

@@ -146,5 +146,6 @@ async fn start_api(
 
 async fn open_network(places: &Places, config: &Config, api: &ApiServer) -> Result<PodNetwork, NodeError> {
     node::note_range(places, config.pod_cidr)?;
+    node::note_plugins(places, None)?;
     Ok(node::open_network(places, config.pod_cidr, Some(api.address().port())).await?)
 }

@@ -87,6 +87,53 @@ pub enum NetworkError {
         /// What the system said.
         source: io::Error,
     },
+    /// No network of plugins is configured.
+    #[error(
+        "no CNI network is configured: {} has no `.conflist`, `.conf` or `.json` file; install a network there",
+        dir.display()
+    )]
+    CniMissing {
+        /// Where one was looked for.
+        dir: PathBuf,
+    },
+    /// The configuration of plugins is unusable.
+    #[error("the CNI configuration {}: {reason}", path.display())]
+    CniConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A plugin's program is missing.
+    #[error("the CNI plugin `{plugin}` is in none of {}; install it there", dirs.join(", "))]
+    CniNotInstalled {
+        /// The plugin.
+        plugin: String,
+        /// Where it was looked for.
+        dirs: Vec<String>,
+    },
+    /// Host ports are asked for, and no plugin opens any.
+    #[error(
+        "cannot map host ports for sandbox {sandbox}: no plugin of the CNI network `{network}` has the capability `portMappings`; add `portmap` to it"
+    )]
+    CniPorts {
+        /// The network.
+        network: String,
+        /// The sandbox.
+        sandbox: String,
+    },
+    /// A plugin failed.
+    #[error("the CNI plugin `{plugin}` failed at {verb} for sandbox {sandbox}: {message}")]
+    CniPlugin {
+        /// The plugin.
+        plugin: String,
+        /// What it was to do.
+        verb: &'static str,
+        /// For which sandbox.
+        sandbox: String,
+        /// What it said.
+        message: String,
+    },
     /// The program `nft` is not installed.
     #[error("cannot run `nft`: it is not installed; install the package `nftables`")]
     NftMissing,

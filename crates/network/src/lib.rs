@@ -1,10 +1,12 @@
-//! The Pod network: a bridge, a veth pair for each Pod, addresses, masquerading and host ports.
+//! The Pod network: a bridge, a veth pair for each Pod, addresses, masquerading and host ports; or CNI plugins in its
+//! place.
 //!
 //! Links go by rtnetlink, rules as text through `nft`; both are worked out as data first. What each sandbox has is
 //! a small file written before the kernel is touched, so that an attachment can be redone or undone whenever the
-//! program dies. It starts no program but `nft` and never waits for a Pod.
+//! program dies. It starts no program but `nft` (and plugins, where there are any) and never waits for a Pod.
 
 mod address;
+mod cni;
 mod error;
 mod firewall;
 mod forwarding;
@@ -25,9 +27,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cni::Plugins;
 use node::Node;
 
 pub use address::Cidr;
+pub use cni::CniConfig;
 pub use error::{CidrError, NetworkError};
 pub use port::{PortMapping, Protocol};
 pub use ruleset::ApiService;
@@ -58,10 +62,44 @@ pub struct PodAddresses {
     pub ips: Vec<IpAddr>,
 }
 
+/// A sandbox, and the Pod that it is of; only plugins want to know the Pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SandboxName<'a> {
+    /// The sandbox's identifier.
+    pub id: &'a str,
+    /// The Pod's namespace.
+    pub namespace: &'a str,
+    /// The Pod's name.
+    pub name: &'a str,
+    /// The Pod's UID.
+    pub uid: &'a str,
+}
+
+impl<'a> From<&'a str> for SandboxName<'a> {
+    fn from(id: &'a str) -> Self {
+        Self { id, ..Self::default() }
+    }
+}
+
+impl<'a> From<&'a String> for SandboxName<'a> {
+    fn from(id: &'a String) -> Self {
+        id.as_str().into()
+    }
+}
+
 /// The Pod network of one node. Clones are handles to the same.
 #[derive(Debug, Clone)]
 pub struct PodNetwork {
-    node: Arc<Node>,
+    by: By,
+}
+
+/// Who connects Pods.
+#[derive(Debug, Clone)]
+enum By {
+    /// This crate.
+    Bridge(Arc<Node>),
+    /// CNI plugins.
+    Plugins(Arc<Plugins>),
 }
 
 impl PodNetwork {
@@ -71,73 +109,113 @@ impl PodNetwork {
     /// When the range overlaps a route of the machine, `nft` is not installed, or the kernel refuses.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let node = blocking(move || Node::open(config)).await?;
-        Ok(Self { node: Arc::new(node) })
+        Ok(Self { by: By::Bridge(Arc::new(node)) })
     }
 
-    /// The bridge's address: the Pods' default route, and the node as Pods see it.
-    pub fn gateway(&self) -> IpAddr {
-        self.node.gateway().into()
+    /// Leaves the network to CNI plugins. Their configuration is read whenever a sandbox is connected, so that it may
+    /// come later; [`PodNetwork::probe`] tells whether it is there.
+    ///
+    /// # Errors
+    /// When the directory for records can't be made.
+    pub async fn with_plugins(config: CniConfig) -> Result<Self, NetworkError> {
+        let plugins = blocking(move || Plugins::open(config)).await?;
+        Ok(Self { by: By::Plugins(Arc::new(plugins)) })
+    }
+
+    /// Whether sandboxes can be connected; changes nothing.
+    ///
+    /// # Errors
+    /// What is missing: plugins' configuration, or a plugin.
+    pub async fn probe(&self) -> Result<(), NetworkError> {
+        match &self.by {
+            By::Bridge(_) => Ok(()),
+            By::Plugins(plugins) => {
+                let plugins = Arc::clone(plugins);
+                blocking(move || plugins.probe()).await
+            }
+        }
     }
 
     /// Connects a sandbox's network namespace: link `eth0`, an address, the default route, the loopback, host ports.
     /// A sandbox that is connected already keeps its address. Sandboxes are connected side by side.
     ///
     /// # Errors
-    /// When no address or bridge port is free, another sandbox has a host port, or the kernel refuses; nothing of
-    /// the attempt stays then.
-    pub async fn attach(
+    /// When no address or bridge port is free, another sandbox has a host port, the kernel refuses, or a plugin fails;
+    /// nothing of the attempt stays then.
+    pub async fn attach<'a>(
         &self,
-        sandbox_id: &str,
+        sandbox: impl Into<SandboxName<'a>>,
         netns: BorrowedFd<'_>,
         ports: &[PortMapping],
     ) -> Result<PodAddresses, NetworkError> {
+        let sandbox = sandbox.into();
+        let node = match &self.by {
+            By::Bridge(node) => Arc::clone(node),
+            By::Plugins(plugins) => {
+                return Ok(PodAddresses { ips: plugins.attach(&sandbox, netns, ports).await? });
+            }
+        };
         let netns: OwnedFd = netns
             .try_clone_to_owned()
             .map_err(NetworkError::kernel("duplicate a network namespace's descriptor"))?;
-        let (id, ports) = (sandbox_id.to_owned(), ports.to_vec());
-        let address = self.run(move |node| node.attach(&id, netns.as_fd(), &ports)).await?;
+        let (id, ports) = (sandbox.id.to_owned(), ports.to_vec());
+        let address = blocking(move || node.attach(&id, netns.as_fd(), &ports)).await?;
         Ok(PodAddresses { ips: vec![address.into()] })
     }
 
     /// Disconnects a sandbox and frees what it had. It need not be connected, nor its namespace exist.
     ///
     /// # Errors
-    /// When the kernel or `nft` refuses; what could not be undone stays recorded, so that it can be tried again.
+    /// When the kernel, `nft` or a plugin refuses; what could not be undone stays recorded, so that it can be tried
+    /// again.
     pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
-        let id = sandbox_id.to_owned();
-        self.run(move |node| node.detach(&id)).await
+        match &self.by {
+            By::Plugins(plugins) => plugins.detach(sandbox_id).await,
+            By::Bridge(node) => {
+                let (node, id) = (Arc::clone(node), sandbox_id.to_owned());
+                blocking(move || node.detach(&id)).await
+            }
+        }
     }
 
     /// The addresses of a sandbox that is connected.
     pub fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
-        let address = self.node.address_of(sandbox_id)?;
-        Some(PodAddresses { ips: vec![address.into()] })
+        let ips = match &self.by {
+            By::Bridge(node) => vec![node.address_of(sandbox_id)?.into()],
+            By::Plugins(plugins) => plugins.addresses(sandbox_id)?,
+        };
+        Some(PodAddresses { ips })
     }
 
     /// Disconnects every sandbox that is not in `live`, removes links that belong to none, and puts back rules that
-    /// others have removed or that a firewall started since has made needed.
+    /// others have removed or that a firewall started since has made needed. Plugins are asked whether the others are
+    /// as they made them.
     ///
     /// # Errors
     /// The first of what went wrong; the rest is done nevertheless.
     pub async fn reconcile(&self, live: &[String]) -> Result<(), NetworkError> {
-        let live = live.iter().cloned().collect();
-        self.run(move |node| node.reconcile(&live)).await
+        match &self.by {
+            By::Plugins(plugins) => plugins.reconcile(live).await,
+            By::Bridge(node) => {
+                let (node, live) = (Arc::clone(node), live.iter().cloned().collect());
+                blocking(move || node.reconcile(&live)).await
+            }
+        }
     }
 
-    /// Removes all of it from the machine: links, rules, records; `ip_forward` is as it was found.
+    /// Removes all of it from the machine: links, rules, records; `ip_forward` is as it was found. Of a network of
+    /// plugins that is every sandbox's part; what else plugins have made is theirs.
     ///
     /// # Errors
     /// The first of what went wrong; the rest is done nevertheless.
     pub async fn teardown(&self) -> Result<(), NetworkError> {
-        self.run(Node::teardown).await
-    }
-
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Node) -> Result<T, NetworkError> + Send + 'static,
-    ) -> Result<T, NetworkError> {
-        let node = Arc::clone(&self.node);
-        blocking(move || work(&node)).await
+        match &self.by {
+            By::Plugins(plugins) => plugins.reconcile(&[]).await,
+            By::Bridge(node) => {
+                let node = Arc::clone(node);
+                blocking(move || node.teardown()).await
+            }
+        }
     }
 }
 

@@ -49,6 +49,11 @@ impl PodSide {
     }
 }
 
+/// Sets the loopback of a sandbox up.
+pub(crate) fn raise_loopback(netns: BorrowedFd<'_>) -> io::Result<()> {
+    within(netns, |netlink| netlink.set_up(LOOPBACK))
+}
+
 /// `lo` is the first link of every network namespace.
 const LOOPBACK: u32 = 1;
 

@@ -11,6 +11,7 @@
 
 mod crash;
 mod firewall;
+mod plugins;
 mod pods;
 mod ports;
 mod world;

@@ -139,8 +139,11 @@ async fn attach_network(core: &Core, sandbox: &Sandbox, shim: &Arc<ShimClient>) 
             .await?
     };
     let ports = port_mappings(&record.config)?;
+    let pod = record.config.metadata.clone().unwrap_or_default();
+    let name =
+        network::SandboxName { id: &sandbox.id, namespace: &pod.namespace, name: &pod.name, uid: &pod.uid };
     let addresses = network
-        .attach(&sandbox.id, netns.as_fd(), &ports)
+        .attach(name, netns.as_fd(), &ports)
         .await
         .map_err(|error| Error::failed("attach the sandbox to the Pod network", error))?;
     Ok(addresses.ips)

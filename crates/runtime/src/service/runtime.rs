@@ -44,7 +44,7 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        Ok(Response::new(self.describe(request.into_inner().verbose)))
+        Ok(Response::new(self.describe(request.into_inner().verbose).await))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
@@ -383,19 +383,24 @@ impl RuntimeServer {
         Err(Error::WrongState(format!("the container {id} does not run")))
     }
 
-    fn describe(&self, verbose: bool) -> StatusResponse {
+    async fn network_condition(&self) -> RuntimeCondition {
+        let (status, reason, message) = match &self.0.config.network {
+            None => {
+                (false, "NetworkNotConfigured", "the runtime was started without a Pod network".to_owned())
+            }
+            Some(network) => match network.probe().await {
+                Ok(()) => (true, "", String::new()),
+                Err(error) => (false, "NetworkPluginNotReady", error.to_string()),
+            },
+        };
+        RuntimeCondition { r#type: "NetworkReady".to_owned(), status, reason: reason.to_owned(), message }
+    }
+
+    async fn describe(&self, verbose: bool) -> StatusResponse {
         let features = &self.0.features;
         let ready =
             |name: &str| RuntimeCondition { r#type: name.to_owned(), status: true, ..Default::default() };
-        let network = match &self.0.config.network {
-            Some(_) => ready("NetworkReady"),
-            None => RuntimeCondition {
-                r#type: "NetworkReady".to_owned(),
-                status: false,
-                reason: "NetworkNotConfigured".to_owned(),
-                message: "the runtime was started without a Pod network".to_owned(),
-            },
-        };
+        let network = self.network_condition().await;
         let mut info = BTreeMap::new();
         if verbose {
             let detail = serde_json::json!({
