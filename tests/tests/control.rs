@@ -32,7 +32,7 @@ impl Running {
         let mut child = command.spawn().expect("kakoi can be started");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(String::new()));
-        let keep = |said: &Mutex<String>, line: &str| said.lock().unwrap().push_str(&format!("{line}\n"));
+        let keep = |said: &Mutex<String>, line: &str| said.lock().unwrap().extend([line, "\n"]);
         loop {
             let Some(Ok(line)) = lines.next() else {
                 panic!("kakoi {arguments:?} ended: {}", said.lock().unwrap());
