@@ -89,7 +89,7 @@ fn plain(name: &str) -> String {
     readiness["periodSeconds"] = json!(1);
     let container = json!({
         "name": "c", "image": "busybox", "imagePullPolicy": "IfNotPresent",
-        "command": ["sh", "-c", "cat /settings/colour; until [ -f /data/end ]; do sleep 0.2; done; exit 3"],
+        "command": ["sh", "-c", "cat /settings/colour; echo; until [ -f /data/end ]; do sleep 0.2; done; exit 3"],
         "lifecycle": {"postStart": sh("touch /data/hooked")}, "readinessProbe": readiness,
         "resources": {"limits": {"memory": "64Mi"}},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "settings", "mountPath": "/settings"}],
@@ -112,7 +112,7 @@ fn plain_pods_run_over_debians_containerd_and_a_user_namespace_is_refused_by_nam
     node.kubectl(&["create", "configmap", "settings", "--from-literal=colour=red"]).ok();
     node.apply(&plain("plain"));
     node.ready(&["plain"]);
-    assert_eq!(node.kubectl(&["logs", "plain"]).ok(), "red");
+    assert_eq!(node.kubectl(&["logs", "plain"]).ok(), "red\n");
     assert_eq!(
         node.exec("plain", &["sh", "-c", "id -u; cat /settings/colour; hostname"]).ok(),
         "0\nredplain\n"
@@ -130,7 +130,7 @@ fn plain_pods_run_over_debians_containerd_and_a_user_namespace_is_refused_by_nam
     // A container that ends is started again, and its first run's log is there.
     node.exec("plain", &["sh", "-c", "touch /data/end"]).ok();
     node.wait_for("pod/plain", ".status.containerStatuses[0].lastState.terminated.exitCode", "3");
-    assert_eq!(node.kubectl(&["logs", "plain", "--previous"]).ok(), "red");
+    assert_eq!(node.kubectl(&["logs", "plain", "--previous"]).ok(), "red\n");
 
     // This containerd makes no user namespaces: the kubelet says so and starts nothing.
     node.apply(&pod("mapped", json!({"nodeName": WORKER})));

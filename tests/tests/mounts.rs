@@ -6,6 +6,7 @@
 
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
+#![allow(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

@@ -53,7 +53,7 @@ impl Driver {
         let disk = Disk { node: Arc::clone(node), endpoint, data: data.clone(), calls: Arc::clone(&calls) };
         let socket = node.root().join("var/lib/kubelet/plugins_registry/disk.sock");
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || serve(disk, &socket, stopped));
+        let thread = std::thread::spawn(move || serve(&disk, &socket, stopped));
         Self { data, calls, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -77,7 +77,7 @@ impl Drop for Driver {
     }
 }
 
-fn serve(disk: Disk, socket: &Path, stopped: oneshot::Receiver<()>) {
+fn serve(disk: &Disk, socket: &Path, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listen = |path: &Path| {
