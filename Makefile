@@ -20,9 +20,11 @@ test: ## Everything that CI runs
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory fuzz
 
 lint: ## Formatting, the crate table, licences, clippy
 	$(CARGO) fmt --all -- --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml -- --check
 	$(CARGO) xtask tidy
 	hack/deny.sh
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -33,6 +35,9 @@ unit: ## Each crate's own tests; some make namespaces and need root
 e2e: ## The whole system, driven by the real kubectl
 	$(CARGO) build --locked -p kakoi
 	$(CARGO) test --locked -p tests
+
+fuzz: ## Every fuzz target for KAKOI_FUZZ_SECONDS (60)
+	hack/fuzz.sh
 
 test-vm: ## The node on Debian 12 with systemd and cgroup v2, in an emulated machine
 	hack/vm/test.sh

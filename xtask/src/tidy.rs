@@ -37,24 +37,30 @@ const LONGEST_FILE: usize = 800;
 const VAGUE_NAMES: &[&str] = &["utils", "util", "common", "helpers", "manager", "misc"];
 
 pub(crate) fn run() -> Result<(), Box<dyn Error>> {
-    let metadata = metadata()?;
+    let metadata = metadata(None)?;
     let root = PathBuf::from(metadata.get("workspace_root").and_then(Value::as_str).unwrap_or("."));
+    let fuzzing = self::metadata(Some(&root.join("fuzz/Cargo.toml")))?;
     let mut faults = crate_faults(&metadata);
     let mut files = Vec::new();
     rust_files(&root, &mut files)?;
     for file in &files {
         faults.extend(file_faults(&root, file)?);
     }
-    faults.extend(dependency_faults(&root, &metadata)?);
+    faults.extend(dependency_faults(&root, &[&metadata, &fuzzing])?);
     if faults.is_empty() {
         return Ok(());
     }
     Err(format!("{} faults:\n  {}", faults.len(), faults.join("\n  ")).into())
 }
 
-fn metadata() -> Result<Value, Box<dyn Error>> {
-    let output =
-        Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--no-deps"]).output()?;
+/// What is in a workspace: this one, or that of a manifest.
+fn metadata(manifest: Option<&Path>) -> Result<Value, Box<dyn Error>> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--format-version", "1", "--no-deps"]);
+    if let Some(manifest) = manifest {
+        command.arg("--manifest-path").arg(manifest);
+    }
+    let output = command.output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
@@ -134,14 +140,15 @@ fn file_faults(root: &Path, file: &Path) -> Result<Vec<String>, Box<dyn Error>> 
 }
 
 /// Every external dependency has a line in docs/dependencies.md that begins with its name.
-fn dependency_faults(root: &Path, metadata: &Value) -> Result<Vec<String>, Box<dyn Error>> {
+fn dependency_faults(root: &Path, workspaces: &[&Value]) -> Result<Vec<String>, Box<dyn Error>> {
     let page = fs::read_to_string(root.join("docs/dependencies.md"))?;
     let explained: BTreeSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    let ours: BTreeSet<&str> = packages(metadata).map(name_of).collect();
+    let all = || workspaces.iter().flat_map(|metadata| packages(metadata));
+    let ours: BTreeSet<&str> = all().map(name_of).collect();
     let kinds = [None, Some("dev"), Some("build")];
     let used: BTreeSet<&str> =
-        packages(metadata).flat_map(|p| kinds.into_iter().flat_map(|kind| dependencies(p, kind))).collect();
+        all().flat_map(|p| kinds.into_iter().flat_map(|kind| dependencies(p, kind))).collect();
     let missing = used.iter().filter(|name| !ours.contains(*name) && !explained.contains(*name));
     let stale = explained.iter().filter(|name| !used.contains(*name));
     Ok(missing

@@ -7,6 +7,8 @@
 mod config;
 mod digest;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod image_store;
 mod layout;
 mod load;

@@ -14,6 +14,8 @@ mod crash;
 mod error;
 mod features;
 mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod id;
 mod mapping;
 mod metrics;

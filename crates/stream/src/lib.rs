@@ -6,6 +6,8 @@
 //! Nothing here opens a connection or listens: the caller brings the request and the transport.
 
 pub mod feed;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod portforward;
 pub mod proxy;
 pub mod remotecommand;

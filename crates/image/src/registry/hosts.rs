@@ -231,7 +231,7 @@ fn with_docker_files(dir: &Path, registry: &str) -> Vec<Host> {
     hosts
 }
 
-fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Host>, HostsError> {
+pub(super) fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Host>, HostsError> {
     let syntax = |reason: String| HostsError::Syntax { path: path.to_owned(), reason };
     let file: File =
         toml::from_str(text).map_err(|error| syntax(error.to_string().trim().replace('\n', " ")))?;

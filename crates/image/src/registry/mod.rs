@@ -114,3 +114,32 @@ impl Registries {
         Ok(Source::Registry(Arc::new(repository)))
     }
 }
+
+/// Reads a `hosts.toml` as that of a registry and of Docker's.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_hosts(text: &str) {
+    let path = std::path::Path::new("/certs.d/registry/hosts.toml");
+    for registry in ["registry.example:5000", crate::reference::DEFAULT_REGISTRY] {
+        let hosts = hosts::parse(text, path, registry).unwrap_or_default();
+        for host in hosts {
+            if let Place::Registry(endpoint) = &host.place {
+                assert!(!endpoint.authority.is_empty() && !endpoint.authority.contains('@'));
+                assert!(endpoint.origin().parse::<http::Uri>().is_ok(), "{endpoint:?}");
+            }
+        }
+    }
+}
+
+/// Plans what a challenge asks for.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_challenges(text: &str) {
+    let Ok(value) = http::HeaderValue::from_str(text) else { return };
+    let headers = http::HeaderMap::from_iter([(http::header::WWW_AUTHENTICATE, value)]);
+    let Some(challenge) = auth::challenge_of(&headers) else { return };
+    let secret = RegistryAuth::Basic { username: "user".to_owned(), password: "secret".to_owned() };
+    if let Ok(request) = auth::plan_token(&challenge, Some(&secret), "library/image", true) {
+        let scheme =
+            request.uri.parse::<http::Uri>().ok().and_then(|uri| uri.scheme_str().map(str::to_owned));
+        assert!(scheme.is_none_or(|scheme| scheme == "https"), "credentials in the clear: {request:?}");
+    }
+}

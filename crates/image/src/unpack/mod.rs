@@ -204,6 +204,16 @@ fn unpack_counted(counted: &mut impl Read, root: OwnedFd, diff_id: &Digest) -> R
     }
 }
 
+/// Unpacks `input` on top of the layer `lower` whatever its digests are: what is fuzzed is all that follows them.
+#[cfg(feature = "fuzz")]
+pub(crate) fn unpack_unverified(input: impl Read, root: OwnedFd, lower: OwnedFd) -> Result<(), UnpackError> {
+    let mut inflate = Inflate::new(input).map_err(TarError::Io)?;
+    let mut reader = TarReader::new(io::BufReader::with_capacity(128 << 10, &mut inflate));
+    let again = root.try_clone().map_err(UnpackError::Input)?;
+    let mut tree = apply::Applier::new(root, Purpose::Layer).run(&mut reader)?;
+    complete(again, &mut tree, &[lower])
+}
+
 /// Unpacks a file that carries images (`docker save`, an OCI archive) into a directory, as plain files.
 ///
 /// # Errors

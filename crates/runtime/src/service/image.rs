@@ -142,7 +142,7 @@ fn describe(record: &ImageRecord) -> Image {
 }
 
 /// The request's credentials, whichever of its forms they come in.
-fn credentials(auth: AuthConfig) -> Outcome<Option<RegistryAuth>> {
+pub(crate) fn credentials(auth: AuthConfig) -> Outcome<Option<RegistryAuth>> {
     use base64::Engine as _;
 
     if !auth.registry_token.is_empty() {

@@ -1,7 +1,7 @@
 //! The two CRI services: requests in, verbs called, answers out. What is not served here answers Unimplemented with
 //! the method's name.
 
-mod image;
+pub(crate) mod image;
 mod list;
 mod runtime;
 

@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -183,15 +184,47 @@ impl Pending {
     /// When the connection is lost first, or a SPDY client does not open its streams.
     pub async fn establish(self) -> Result<RemoteCommand, EstablishError> {
         let connection = TokioIo::new(self.connection.await?);
-        match self.transport {
-            Transport::WebSocket(version) => {
-                Ok(websocket::establish(connection, version, self.streams, &self.sessions).await)
+        self.transport.establish(connection, self.streams, &self.sessions).await
+    }
+}
+
+impl Transport {
+    async fn establish<S>(
+        self,
+        connection: S,
+        streams: Streams,
+        sessions: &Sessions,
+    ) -> Result<RemoteCommand, EstablishError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match self {
+            Self::WebSocket(version) => {
+                Ok(websocket::establish(connection, version, streams, sessions).await)
             }
-            Transport::Spdy(version) => {
-                spdy::establish(connection, version, self.streams, &self.sessions).await
-            }
+            Self::Spdy(version) => spdy::establish(connection, version, streams, sessions).await,
         }
     }
+}
+
+/// A session over a connection that needs no handshake any more, with all streams but standard error.
+#[cfg(feature = "fuzz")]
+pub(crate) async fn serve<S>(
+    protocol: crate::fuzz::Protocol,
+    connection: S,
+    sessions: &Sessions,
+) -> Result<RemoteCommand, EstablishError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    use crate::fuzz::Protocol;
+    let transport = match protocol {
+        Protocol::WebSocketV4 => Transport::WebSocket(Version::V4),
+        Protocol::WebSocketV5 => Transport::WebSocket(Version::V5),
+        Protocol::Spdy => Transport::Spdy(Version::V4),
+    };
+    let streams = Streams { stdin: true, stdout: true, stderr: false, tty: true };
+    transport.establish(connection, streams, sessions).await
 }
 
 /// The session's side of a [`RemoteCommand`].
