@@ -122,7 +122,8 @@ pub(crate) async fn scheduler(command: &cli::Scheduler) -> Result<(), ControlErr
     let shutdown = CancellationToken::new();
     let fencing = roles::fencing(command.user_namespaces.unwrap_or_default());
     tracing::info!("the scheduler runs");
-    until(ended, scheduler::run(client, fencing, shutdown.clone()), &shutdown).await;
+    let role = Box::pin(scheduler::run(client, fencing, shutdown.clone()));
+    until(ended, role, &shutdown).await;
     Ok(())
 }
 
