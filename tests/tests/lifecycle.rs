@@ -248,11 +248,14 @@ fn a_static_pod_has_a_mirror_that_comes_back_until_its_manifest_goes() {
     let mirror = node.get("pod/web-node");
     let container = mirror["status"]["containerStatuses"][0]["containerID"].clone();
     assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
-    node.kubectl(&["delete", "pod", "web-node", "--timeout=60s"]).ok();
-    node.kubectl(&["wait", "--for=create", "pod/web-node", "--timeout=60s"]).ok();
+    // kubectl would wait for ever where the next mirror is there before it looks.
+    node.kubectl(&["delete", "pod", "web-node", "--wait=false"]).ok();
+    node.until("the next mirror", PATIENCE, |node| {
+        let uid = node.kubectl(&["get", "pod", "web-node", "-o", "jsonpath={.metadata.uid}"]).stdout;
+        !uid.is_empty() && mirror["metadata"]["uid"] != uid.as_str()
+    });
     node.ready(&["web-node"]);
     let again = node.get("pod/web-node");
-    assert_ne!(again["metadata"]["uid"], mirror["metadata"]["uid"]);
     assert_eq!(
         again["status"]["containerStatuses"][0]["containerID"], container,
         "only the mirror was deleted"
