@@ -12,6 +12,7 @@
 mod containers;
 mod crash;
 mod daemon;
+mod escapes;
 mod features;
 mod image;
 mod machine;
