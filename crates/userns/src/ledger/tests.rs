@@ -1,3 +1,6 @@
+//! The IDs are those of the behaviour's specification (allocation, D01-D13). Two of them do not apply: D11, since the
+//! alpha's limit of 1024 live Pods went with the alpha (a full pool is D03's), and D12, since there is one order, next-fit.
+
 use proptest::prelude::*;
 
 use super::*;
