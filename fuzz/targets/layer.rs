@@ -14,6 +14,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 const BLOCK: usize = 512;
+/// Where the layers lie in the worker's world; everything beside it must stay as it is.
+const LAYERS: &str = "/layers";
+/// The layer that is unpacked.
+const UPPER: &str = "/layers/upper";
+/// The layer below it.
+const LOWER: &str = "/layers/lower";
 const CLONE_NEWNS: u64 = 0x0002_0000;
 
 type Job = (Vec<u8>, SyncSender<()>);
@@ -55,7 +61,7 @@ fn outside(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut entries: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().collect();
     entries.sort_by_key(std::fs::DirEntry::file_name);
-    for path in entries.iter().map(std::fs::DirEntry::path).filter(|path| path != Path::new("/work")) {
+    for path in entries.iter().map(std::fs::DirEntry::path).filter(|path| path != Path::new(LAYERS)) {
         let Ok(stat) = path.symlink_metadata() else { continue };
         let what = (stat.mode(), stat.uid(), stat.gid(), stat.mtime_nsec(), stat.nlink());
         found.push(format!("{} {what:?}", path.display()));
@@ -78,23 +84,24 @@ fn unpack(bytes: &[u8]) {
     prepare().expect("making two empty directories in a tmpfs");
     let before = outside(Path::new("/"));
     let open = |path: &str| openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let (root, lower) = (open("/work/root").expect("just made"), open("/work/lower").expect("just made"));
-    let below = outside(Path::new("/work/lower"));
+    let (root, lower) = (open(UPPER).expect("just made"), open(LOWER).expect("just made"));
+    let below = outside(Path::new(LOWER));
     // An archive may well be refused.
     let _ = image::fuzz::unpack(&archive, root, lower);
     assert_eq!(outside(Path::new("/")), before, "the archive reached out of its layer");
-    assert_eq!(outside(Path::new("/work/lower")), below, "the archive changed the layer below");
-    check_devices(Path::new("/work/root"));
+    assert_eq!(outside(Path::new(LOWER)), below, "the archive changed the layer below");
+    check_devices(Path::new(UPPER));
 }
 
 /// Two fresh directories; the one below has what links and parents are looked up in.
 fn prepare() -> std::io::Result<()> {
-    let _ = fs::remove_dir_all("/work");
-    fs::DirBuilder::new().recursive(true).mode(0o755).create("/work/root")?;
-    fs::create_dir_all("/work/lower/a/b")?;
-    fs::write("/work/lower/a/b/f", "below")?;
-    symlink("/etc", "/work/lower/a/etc")?;
-    symlink("../../..", "/work/lower/a/up")
+    let _ = fs::remove_dir_all(LAYERS);
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(UPPER)?;
+    let a = Path::new(LOWER).join("a");
+    fs::create_dir_all(a.join("b"))?;
+    fs::write(a.join("b/f"), "below")?;
+    symlink("/etc", a.join("etc"))?;
+    symlink("../../..", a.join("up"))
 }
 
 /// A walk that a loop or an endless depth would not survive.
