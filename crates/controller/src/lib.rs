@@ -1,7 +1,7 @@
 //! The controllers that the API needs, over a `kube::Client`: default service accounts and the root CA's `ConfigMap`,
 //! the deletion of namespaces, the health of nodes, the endpoints of Services, disruption budgets, quotas, volumes and
-//! their claims, certificate requests, Jobs and tokens that are kept for a time, and the collection of what nobody owns any more. They react to watches; a timer runs only where time itself is the cause, as for a node that
-//! falls silent.
+//! their claims, certificate requests, Jobs and tokens that are kept for a time, and the collection of what nobody owns
+//! any more. They react to watches; a timer runs only where time itself is the cause, as for a node that falls silent.
 //!
 //! Each controller keeps projections of what it watches, decides in a pure function and then applies the plan. Nothing
 //! is kept on disk: after a restart everything is derived from the API again.

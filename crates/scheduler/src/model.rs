@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::access::{Access, metadata, spec, status};
-use api::selector::{LabelSelector, Operator, Requirement};
+use api::selector::{LabelSelector, Requirement};
 use informer::{Meta, Object};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -253,22 +253,7 @@ fn node_terms(affinity: Option<&Value>) -> Option<Vec<NodeTerm>> {
 }
 
 fn requirements(term: &Value, field: &str) -> Vec<Requirement> {
-    term.list(field)
-        .iter()
-        .filter_map(|r| {
-            let operator = match r.text("operator") {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                "Gt" => Operator::Gt,
-                "Lt" => Operator::Lt,
-                _ => return None,
-            };
-            let values = r.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            Some(Requirement { key: r.text("key").to_owned(), operator, values })
-        })
-        .collect()
+    term.list(field).iter().filter_map(Requirement::of_node_selector).collect()
 }
 
 fn toleration(value: &Value) -> Toleration {

@@ -41,6 +41,22 @@ pub struct Requirement {
 }
 
 impl Requirement {
+    /// An entry of `matchExpressions` or `matchFields` of a node selector's term; `None` where its operator is unknown,
+    /// which no validated object has.
+    pub fn of_node_selector(entry: &Value) -> Option<Self> {
+        let operator = match entry.text("operator") {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            "Gt" => Operator::Gt,
+            "Lt" => Operator::Lt,
+            _ => return None,
+        };
+        let values = entry.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Some(Self { key: entry.text("key").to_owned(), operator, values })
+    }
+
     /// Whether a label's value (absent: `None`) satisfies the condition.
     pub fn matches_value(&self, value: Option<&str>) -> bool {
         let is_listed = |v: &str| self.values.iter().any(|w| w == v);

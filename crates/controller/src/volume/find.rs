@@ -2,7 +2,7 @@
 
 use api::access::{Access as _, metadata, spec, status};
 use api::quantity::Quantity;
-use api::selector::LabelSelector;
+use api::selector::{LabelSelector, Requirement};
 use serde_json::Value;
 
 use super::model::Node;
@@ -97,20 +97,7 @@ fn is_usable_on(volume: &Value, node: &Node) -> bool {
 }
 
 fn holds(requirement: &Value, value: Option<&str>) -> bool {
-    let values = requirement.list("values");
-    let is_listed = || value.is_some_and(|value| values.iter().any(|one| one == value));
-    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
-    let bound = || number(values.first().and_then(Value::as_str));
-    let compare = |is: fn(&i64, &i64) -> bool| number(value).zip(bound()).is_some_and(|(a, b)| is(&a, &b));
-    match requirement.text("operator") {
-        "In" => is_listed(),
-        "NotIn" => !is_listed(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        _ => false,
-    }
+    Requirement::of_node_selector(requirement).is_some_and(|one| one.matches_value(value))
 }
 
 #[cfg(test)]

@@ -1,14 +1,11 @@
 //! One driver of the node: what it said of itself, and its calls with their deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::error::CsiError;
 use super::v1::node_client::NodeClient;
@@ -17,7 +14,6 @@ use super::{text, v1};
 
 /// How long a call may take, as upstream's `csiTimeout`.
 const DEADLINE: Duration = Duration::from_mins(2);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A driver that has made itself known.
 #[derive(Clone, Debug)]
@@ -32,18 +28,10 @@ pub(crate) struct Driver {
     node: NodeClient<Channel>,
 }
 
-/// Connects to a Unix socket.
+/// Connects to a plugin's Unix socket.
 pub(super) async fn connect(path: &Path) -> Result<Channel, CsiError> {
-    let socket = path.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
-    });
-    let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT);
-    endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| CsiError::Connect { path: path.to_owned(), message: cause(&error) })
+    let connected = cri::connect_unix(path).await;
+    connected.map_err(|error| CsiError::Connect { path: path.to_owned(), message: cause(&error) })
 }
 
 /// The innermost cause of an error: what the system said.

@@ -69,6 +69,9 @@ pub mod registration {
     include!("gen/pluginregistration.rs");
 }
 
+/// The mount in the directory of a volume that is staged for the node.
+const STAGED: &str = "globalmount";
+
 /// The drivers of this node, by name.
 pub(crate) type Drivers = BTreeMap<String, Arc<Driver>>;
 
@@ -97,7 +100,7 @@ impl Csi {
     /// Where a driver stages a volume for the whole node.
     fn staging(&self, driver: &str, handle: &str) -> PathBuf {
         let volume = hex(&Sha256::digest(handle));
-        self.directory.join("plugins/kubernetes.io/csi").join(driver).join(volume).join("globalmount")
+        self.directory.join("plugins/kubernetes.io/csi").join(driver).join(volume).join(STAGED)
     }
 }
 

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::places::{Places, PodPlaces};
 
-const FILE: &str = "vol_data.json";
+/// The note in a volume's directory.
+pub(super) const FILE: &str = "vol_data.json";
+/// The mount in a volume's directory.
+pub(super) const MOUNT: &str = "mount";
 const PLUGIN: &str = "csi";
 /// The lifecycle of a volume that is written into its Pod.
 pub(super) const EPHEMERAL: &str = "Ephemeral";
@@ -42,7 +45,7 @@ pub(super) fn directory(places: &PodPlaces, volume: &str) -> PathBuf {
 
 /// Where a driver publishes a volume for a Pod.
 pub(crate) fn target(places: &PodPlaces, volume: &str) -> PathBuf {
-    directory(places, volume).join("mount")
+    directory(places, volume).join(MOUNT)
 }
 
 /// Notes a volume durably.

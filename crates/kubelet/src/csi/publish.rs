@@ -183,7 +183,7 @@ async fn is_published(directory: PathBuf, note: Note) -> Result<bool, CsiError> 
     let shown = directory.clone();
     let look = move || {
         let is_noted = note::read(&directory)?.as_ref() == Some(&note);
-        match is_mount_point(&directory.join("mount")) {
+        match is_mount_point(&directory.join(note::MOUNT)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             answer => Ok(is_noted && answer?),
         }

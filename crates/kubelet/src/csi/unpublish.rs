@@ -30,7 +30,7 @@ impl Csi {
         let (name, handle) = (&note.driver_name, &note.volume_handle);
         let driver = self.driver(name)?;
         let _lock = self.locks.take(name, handle).await;
-        driver.unpublish(handle, &directory.join("mount")).await?;
+        driver.unpublish(handle, &directory.join(note::MOUNT)).await?;
         let gone = directory.clone();
         let removed = tokio::task::spawn_blocking(move || remove(&gone));
         removed.await?.map_err(CsiError::io("remove", directory))?;
@@ -59,10 +59,10 @@ impl Csi {
 /// unmounted it, and nothing is deleted through a mount.
 fn remove(directory: &Path) -> io::Result<()> {
     unmount_below(directory)?;
-    for name in ["mount", "globalmount"] {
+    for name in [note::MOUNT, super::STAGED] {
         absent_is_fine(fs::remove_dir(directory.join(name)))?;
     }
-    absent_is_fine(fs::remove_file(directory.join("vol_data.json")))?;
+    absent_is_fine(fs::remove_file(directory.join(note::FILE)))?;
     absent_is_fine(fs::remove_dir(directory))
 }
 
