@@ -77,8 +77,9 @@ fn both_streams_are_in_the_log_whole_and_before_the_exit_is_told() {
     assert_eq!(exit.code, 0);
     assert_eq!(output.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 20_000);
     let log = fs::read_to_string(pod.log_path("app")).unwrap();
-    assert!(log.lines().any(|line| line.ends_with(" stderr F oops")), "stderr");
-    assert!(log.ends_with(" stdout P tail\n"));
+    let (stderr, stdout): (Vec<_>, Vec<_>) = log.lines().partition(|line| line.contains(" stderr "));
+    assert!(matches!(stderr[..], [line] if line.ends_with(" stderr F oops")), "{stderr:?}");
+    assert!(stdout.last().unwrap().ends_with(" stdout P tail"), "{:?}", stdout.last());
 }
 
 #[test]

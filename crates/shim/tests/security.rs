@@ -37,9 +37,9 @@ fn almighty(mut process: ProcessPlan) -> ProcessPlan {
     process
 }
 
-/// A container with every capability that runs a script.
+/// A container with every capability that runs a script, whose two streams come in the order in which it wrote them.
 fn powerful(pod: &Pod, id: &str, script: &str) -> (ContainerPlan, Descriptors) {
-    let (mut plan, fds) = pod.container(id, script);
+    let (mut plan, fds) = pod.container(id, &format!("exec 2>&1; {script}"));
     plan.process = almighty(plan.process);
     (plan, fds)
 }

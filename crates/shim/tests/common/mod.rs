@@ -271,16 +271,22 @@ impl Pod {
         }
     }
 
-    /// The text of a container's log without stamps and tags; streams in order.
+    /// The text of a container's log without stamps and tags: all of standard output, then all of standard error, since
+    /// the order of lines from two pipes is anybody's guess.
     pub fn output(&self, id: &str) -> String {
         let log = fs::read_to_string(self.log_path(id)).unwrap();
-        log.lines().fold(String::new(), |mut text, line| {
-            let mut words = line.splitn(4, ' ').skip(2);
-            let tag = words.next().unwrap();
-            text.push_str(words.next().unwrap_or_default());
-            text.push_str(if tag == "F" { "\n" } else { "" });
-            text
-        })
+        let text_of = |stream: &str| {
+            log.lines().fold(String::new(), |mut text, line| {
+                let mut words = line.splitn(4, ' ').skip(1);
+                if words.next() == Some(stream) {
+                    let tag = words.next().unwrap();
+                    text.push_str(words.next().unwrap_or_default());
+                    text.push_str(if tag == "F" { "\n" } else { "" });
+                }
+                text
+            })
+        };
+        text_of("stdout") + &text_of("stderr")
     }
 
     /// Runs a command in a running container; answers its code and what it wrote to both streams.
