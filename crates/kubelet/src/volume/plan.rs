@@ -72,13 +72,9 @@ pub(crate) enum VolumeCause {
     #[error("volumes of type {0} are not supported by this node; use hostPath or a local PersistentVolume")]
     Unsupported(&'static str),
     #[error(
-        "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use it; move the data to ext4, xfs, btrfs or tmpfs, set `hostUsers: true`, or bind it without a mapping through the annotation `{MAPPING_ANNOTATION}{volume}: none`"
+        "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use it; {remedy}"
     )]
-    NotMappable { volume: String, path: PathBuf, filesystem: String, mounted: String, kernel: String },
-    #[error(
-        "the filesystem of {path} ({filesystem}, mounted from {mounted}) cannot be ID-mapped by this kernel (Linux {kernel}), so the Pod's user namespace cannot use the driver's volume; use a driver whose filesystem can (ext4, xfs, btrfs, tmpfs), or set `hostUsers: true`"
-    )]
-    NotMappableCsi { path: PathBuf, filesystem: String, mounted: String, kernel: String },
+    NotMappable { path: PathBuf, filesystem: String, mounted: String, kernel: String, remedy: String },
     #[error("{action} {path}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 }

@@ -15,8 +15,12 @@ use super::atomic::{self, Ownership, Written};
 use super::fs_group::apply_fs_group;
 use super::host_path::check_host_path;
 use super::mount;
-use super::plan::{Content, VolumeCause, VolumeError, VolumePlan};
+use super::plan::{Content, MAPPING_ANNOTATION, VolumeCause, VolumeError, VolumePlan};
 use crate::places::PodPlaces;
+
+const MOVE_DATA: &str = "move the data to ext4, xfs, btrfs or tmpfs, or set `hostUsers: true`";
+const OTHER_DRIVER: &str =
+    "use a driver whose filesystem can be (ext4, xfs, btrfs, tmpfs), or set `hostUsers: true`";
 
 /// Asks the kernel whether the filesystem at a path can carry an ID-mapped mount.
 pub trait VolumeProbe: Send + Sync {
@@ -97,7 +101,10 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
         Content::HostPath { path, kind, is_mapped } => {
             check_host_path(path, kind)?;
             if input.mappings.is_some() && *is_mapped && path.exists() {
-                require_mappable(input, plan, path)?;
+                let annotation = format!("`{MAPPING_ANNOTATION}{}: none`", plan.name);
+                let remedy =
+                    format!("{MOVE_DATA}, or bind it without a mapping through the annotation {annotation}");
+                require_mappable(input, path, &remedy)?;
             }
             Ok(ready(plan, path.clone(), *is_mapped, Ownership::default()))
         }
@@ -106,7 +113,7 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
                 return Err(VolumeCause::NoDirectory(path.clone()));
             }
             if input.mappings.is_some() {
-                require_mappable(input, plan, path)?;
+                require_mappable(input, path, MOVE_DATA)?;
             }
             if let Some(group) = input.fs_group {
                 apply_fs_group(path, group, *policy).map_err(|(path, source)| VolumeCause::Io {
@@ -121,7 +128,7 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
         Content::Csi(_) => {
             let path = crate::csi::note::target(input.places, &plan.name);
             if input.mappings.is_some() {
-                require_mappable_csi(input, &path)?;
+                require_mappable(input, &path, OTHER_DRIVER)?;
             }
             Ok(ready(plan, path, true, Ownership::default()))
         }
@@ -157,33 +164,18 @@ fn ownership(input: SetupInput<'_>, directory: &Path) -> Result<(bool, Ownership
     Ok((can_map, Ownership { base, fs_group }))
 }
 
-fn require_mappable(input: SetupInput<'_>, plan: &VolumePlan, path: &Path) -> Result<(), VolumeCause> {
+/// Refuses what the kernel cannot map, with what the owner of a volume of this kind can do about it.
+fn require_mappable(input: SetupInput<'_>, path: &Path, remedy: &str) -> Result<(), VolumeCause> {
     if input.probe.can_map(path).map_err(io_at("ask for ID-mapped mounts of", path))? {
         return Ok(());
     }
     Err(VolumeCause::NotMappable {
-        volume: plan.name.clone(),
         path: path.to_owned(),
         filesystem: mount::filesystem_name(path),
         mounted: mount::mount_source(path),
-        kernel: kernel(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        remedy: remedy.to_owned(),
     })
-}
-
-fn require_mappable_csi(input: SetupInput<'_>, path: &Path) -> Result<(), VolumeCause> {
-    if input.probe.can_map(path).map_err(io_at("ask for ID-mapped mounts of", path))? {
-        return Ok(());
-    }
-    Err(VolumeCause::NotMappableCsi {
-        path: path.to_owned(),
-        filesystem: mount::filesystem_name(path),
-        mounted: mount::mount_source(path),
-        kernel: kernel(),
-    })
-}
-
-fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn io_at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeCause {
