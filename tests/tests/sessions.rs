@@ -482,3 +482,31 @@ fn a_nodes_description_tells_all_of_it() {
     let listed = text.lines().find(|line| line.trim_start().starts_with("default counted ")).unwrap();
     assert!(listed.contains("0 (0%) 0 (0%) 0 (0%) 0 (0%)"), "{listed}");
 }
+
+/// Progress goes to standard error (no terminal here: a line for each layer), the ID to standard output; the daemon and
+/// the store on its own say the same.
+#[test]
+fn images_are_pulled_with_progress_pinned_and_removed_with_the_daemon_and_without() {
+    let mut node = Node::start();
+    for is_up in [true, false] {
+        if !is_up {
+            node.down().ok();
+        }
+        let pulled = node.kakoi(&["image", "pull", "busybox"]);
+        assert!(pulled.stderr.starts_with("busybox: 1 of 1 layers, "), "{pulled:?}");
+        let again = node.kakoi(&["image", "pull", "busybox"]);
+        assert_eq!(again.stderr, "", "nothing had to be fetched");
+        let id = again.ok();
+        assert!(id.starts_with("sha256:") && id == pulled.ok());
+        node.kakoi(&["image", "pin", "busybox"]).ok();
+        assert!(node.kakoi(&["image", "list"]).ok().lines().nth(1).unwrap().ends_with(" MB  pinned"));
+        node.kakoi(&["image", "unpin", id.trim()]).ok();
+        let listed: Value = serde_json::from_str(&node.kakoi(&["image", "list", "-o", "json"]).ok()).unwrap();
+        assert_eq!((&listed[0]["pinned"], listed.as_array().unwrap().len()), (&json!(false), 1));
+        node.kakoi(&["image", "remove", "busybox"]).ok();
+        for verb in ["remove", "pin"] {
+            let refused = node.kakoi(&["image", verb, "busybox"]).refused();
+            assert!(refused.contains("no image `busybox`"), "{refused}");
+        }
+    }
+}

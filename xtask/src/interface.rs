@@ -21,13 +21,13 @@ pub(crate) struct Interface {
     has_serde: bool,
 }
 
-/// The container runtime interface.
+/// The container runtime interface, and our own calls beside it.
 pub(crate) const CRI: Interface = Interface {
     name: "CRI",
     package: "crates/cri",
-    protos: &["runtime/v1/services.proto"],
+    protos: &["runtime/v1/services.proto", "kakoi/v1/images.proto"],
     gen_dir: "src/gen",
-    outputs: &["runtime.v1.rs"],
+    outputs: &["runtime.v1.rs", "kakoi.v1.rs"],
     secret: &[".runtime.v1.AuthConfig"],
     has_serde: true,
 };

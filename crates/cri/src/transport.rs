@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::Service;
@@ -162,33 +163,27 @@ impl Stream for InMemoryIncoming {
     }
 }
 
-/// Serves both services on every connection of `incoming` until `shutdown`, then lets calls in flight end.
-///
-/// # Errors
-/// When the transport fails as a whole; a broken connection ends alone.
-pub async fn serve<R, I, S, C>(
-    runtime: R,
-    image: I,
-    incoming: S,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError>
-where
-    R: RuntimeService,
-    I: ImageService,
-    S: Stream<Item = io::Result<C>>,
-    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    C::ConnectInfo: Clone + Send + Sync + 'static,
-{
+/// The two services of CRI, to be served together; more can be added.
+pub fn routes(runtime: impl RuntimeService, image: impl ImageService) -> Routes {
     let runtime = RuntimeServiceServer::new(runtime)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let image = ImageServiceServer::new(image)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
-    Server::builder()
-        .add_service(runtime)
-        .add_service(image)
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-        .await?;
-    Ok(())
+    Routes::new(runtime).add_service(image)
+}
+
+/// Serves on every connection of `incoming` until `shutdown`, then lets calls in flight end.
+///
+/// # Errors
+/// When the transport fails as a whole; a broken connection ends alone.
+pub async fn serve<S, C>(routes: Routes, incoming: S, shutdown: CancellationToken) -> Result<(), ServeError>
+where
+    S: Stream<Item = io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+{
+    let server = Server::builder().add_routes(routes);
+    Ok(server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?)
 }

@@ -38,7 +38,7 @@ async fn answers(channel: Channel) {
 async fn a_client_in_the_same_process_calls_through_memory() {
     let (incoming, channel) = cri::in_memory();
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(cri::serve(Echo, Echo, incoming, shutdown.clone()));
+    let server = tokio::spawn(cri::serve(cri::routes(Echo, Echo), incoming, shutdown.clone()));
     answers(channel).await;
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
@@ -53,7 +53,11 @@ async fn a_client_calls_through_a_unix_socket_that_only_its_owner_may_open() {
     let listener = cri::bind_unix(&path).await.unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(cri::serve(Echo, Echo, UnixListenerStream::new(listener), shutdown.clone()));
+    let server = tokio::spawn(cri::serve(
+        cri::routes(Echo, Echo),
+        UnixListenerStream::new(listener),
+        shutdown.clone(),
+    ));
     answers(cri::connect_unix(&path).await.unwrap()).await;
     assert!(matches!(cri::bind_unix(&path).await, Err(cri::BindError::InUse { .. })));
     shutdown.cancel();

@@ -80,7 +80,8 @@ impl ImageStore {
     }
 
     /// Pulls an image, whether or not it is here: a tag may have moved. Layers that are here are not fetched.
-    /// Pulls of the same reference with the same credentials are one; it stops when nobody waits for it.
+    /// Pulls of the same reference with the same credentials are one; it stops when nobody waits for it. `progress` may
+    /// miss steps, but not the last.
     ///
     /// # Errors
     /// What was tried, where, and what each place said; [`PullError::kind`] sorts it.
@@ -88,7 +89,7 @@ impl ImageStore {
         &self,
         reference: &str,
         auth: Option<RegistryAuth>,
-        progress: impl Fn(Progress),
+        mut progress: impl FnMut(Progress),
     ) -> Result<ImageRecord, Arc<PullError>> {
         let reference: Reference =
             reference.parse().map_err(|error| Arc::new(PullError::Reference(error)))?;
@@ -96,7 +97,10 @@ impl ImageStore {
         loop {
             tokio::select! {
                 biased;
-                outcome = &mut running => return outcome,
+                outcome = &mut running => {
+                    progress(*state.borrow_and_update());
+                    return outcome;
+                }
                 Ok(()) = state.changed() => progress(*state.borrow_and_update()),
             }
         }
@@ -161,6 +165,16 @@ impl ImageStore {
             Ok(is_removed)
         })
         .await
+    }
+
+    /// Marks an image so that kubelets do not collect it, or takes the mark away. Pulled again, it keeps the mark; its
+    /// names may move to another image, the mark does not. `false`: there is no such image.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn set_pinned(&self, reference_or_id: &str, is_pinned: bool) -> Result<bool, StoreError> {
+        let (store, name) = (Arc::clone(&self.store), reference_or_id.to_owned());
+        self.blocking(move || store.set_pinned(&name, is_pinned)).await
     }
 
     /// Takes one name from an image; with its last tag the image goes as with [`ImageStore::remove`].

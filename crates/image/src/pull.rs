@@ -37,7 +37,7 @@ pub struct Progress {
     pub layers: usize,
     /// Layers that are in the store.
     pub layers_done: usize,
-    /// Compressed bytes of the layers that are fetched.
+    /// Compressed bytes of the layers that were not in the store.
     pub bytes: u64,
     /// Those that have come.
     pub bytes_done: u64,
@@ -289,13 +289,17 @@ impl Puller {
         sources: &[Arc<Source>],
         progress: &watch::Sender<Progress>,
     ) -> Result<ImageRecord, PullError> {
-        progress.send_modify(|now| now.layers = plan.layers.len());
         let diff_ids: Vec<Digest> = plan.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let mut jobs = Vec::new();
+        let mut bytes = 0;
         for (index, layer) in plan.layers.iter().enumerate() {
             let chain = diff_ids.get(..=index).map(chain_key).unwrap_or_default();
+            if self.held(layer, &chain).is_none() {
+                bytes += layer.blob.size;
+            }
             jobs.push(self.layer(&plan.reference, layer, chain, sources, progress));
         }
+        progress.send_modify(|now| (now.layers, now.bytes) = (plan.layers.len(), bytes));
         let mut ready = futures::stream::iter(jobs).buffered(LAYERS_AT_ONCE);
         let mut pins: Vec<LayerPin> = Vec::new();
         while let Some(layer) = ready.try_next().await? {
@@ -334,6 +338,7 @@ impl Puller {
             created: document.created,
             platform: Platform { architecture: document.architecture, os: document.os, variant: None },
             config: document.config,
+            is_pinned: false,
             layers,
         };
         let (store, names) = (Arc::clone(&self.store), plan.names);
@@ -352,17 +357,21 @@ impl Puller {
         let key = key_of(&layer.diff_id);
         // Two images that share a layer unpack it once.
         let _turn = self.turn(&key).await;
-        if let Some(pin) = self.store.hold(&key).or_else(|| self.store.hold(&chain)) {
+        if let Some(pin) = self.held(layer, &chain) {
             return Ok(Ready::Published(pin));
         }
         let _permit = self.permits.acquire().await;
-        progress.send_modify(|now| now.bytes += layer.blob.size);
         let (scratch, tree) = self.fetch_layer(reference, layer, sources, progress).await?;
         if !tree.is_self_contained() {
             return Ok(Ready::Pending(Box::new((scratch, tree))));
         }
         let new = NewLayer { scratch, key, size: tree.size };
         self.publish(new).await.map(Ready::Published)
+    }
+
+    /// The layer, if it is in the store: as one that lies on nothing in particular, or on just these.
+    fn held(&self, layer: &LayerPlan, chain: &str) -> Option<LayerPin> {
+        self.store.hold(&key_of(&layer.diff_id)).or_else(|| self.store.hold(chain))
     }
 
     async fn turn(&self, key: &str) -> OwnedMutexGuard<()> {

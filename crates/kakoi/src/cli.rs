@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Find out what this machine lacks for Pods in user namespaces, by trying it
     Check(Query),
-    /// Pull, load, list and remove images
+    /// Pull, load, list, pin and remove images
     Image(Image),
     /// Save the store of the API server to a file, or put it back
     Snapshot(Snapshot),
@@ -372,6 +372,16 @@ pub(crate) enum ImageCommand {
     /// Remove an image, by name or ID
     Remove {
         /// The image
+        reference: String,
+    },
+    /// Keep an image on the node when others that nothing uses are removed to make room
+    Pin {
+        /// The image, by name or ID
+        reference: String,
+    },
+    /// Take the mark of `pin` away
+    Unpin {
+        /// The image, by name or ID
         reference: String,
     },
 }

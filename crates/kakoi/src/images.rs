@@ -5,19 +5,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cri::v1::{
-    ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest,
-    image_service_client::ImageServiceClient,
-};
+use cri::ImageClient;
+use cri::kakoi::images_client::ImagesClient;
+use cri::kakoi::{LoadRequest, PinRequest, PullProgress, PullRequest};
+use cri::v1::{ImageSpec, ImageStatusRequest, ListImagesRequest, RemoveImageRequest};
 use image::{ImageRecord, ImageStore, LoadError, PullError, StoreError};
 use serde::Serialize;
-use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
 
 use crate::cli::{ImageCommand, OutputFormat};
 use crate::instance;
 use crate::node;
 use crate::output;
 use crate::places::Places;
+use crate::progress::Shown;
 
 /// Why an image command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,9 @@ pub(crate) enum ImageError {
     #[error(transparent)]
     Connect(#[from] cri::ConnectError),
     #[error("{}", .0.message())]
-    Daemon(#[from] Box<tonic::Status>),
+    Daemon(Box<tonic::Status>),
+    #[error("the daemon ended before the image was there; pull it again when it runs")]
+    Ended,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -42,6 +45,12 @@ pub(crate) enum ImageError {
     Json(#[from] serde_json::Error),
 }
 
+impl From<tonic::Status> for ImageError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Daemon(Box::new(status))
+    }
+}
+
 /// A row of `kakoi image list`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -50,79 +59,137 @@ struct Row {
     tags: Vec<String>,
     digests: Vec<String>,
     size: u64,
+    pinned: bool,
 }
 
 /// Runs an image command.
 pub(crate) async fn run(places: &Places, command: &ImageCommand) -> Result<(), ImageError> {
     instance::require_root()?;
     if instance::holder(&places.run()).is_some() {
-        return through_daemon(&places.cri_socket(), command).await;
+        let channel = cri::connect_unix(&places.cri_socket()).await?;
+        let images = Box::new(cri::image_client(channel.clone()));
+        return Images::Daemon { images, own: ImagesClient::new(channel) }.run(command).await;
     }
-    let images = node::open_images(places)?;
-    let done = on_store(&images, command).await;
-    images.close().await;
+    let store = node::open_images(places)?;
+    let done = Images::Store(Arc::clone(&store)).run(command).await;
+    store.close().await;
     done
 }
 
-async fn through_daemon(socket: &Path, command: &ImageCommand) -> Result<(), ImageError> {
-    let mut client = ImageServiceClient::new(cri::connect_unix(socket).await?);
-    let refused = |status: tonic::Status| ImageError::Daemon(Box::new(status));
-    match command {
-        ImageCommand::Pull { reference } => {
-            let image = Some(spec(reference));
-            let request = PullImageRequest { image, ..PullImageRequest::default() };
-            output::line(client.pull_image(request).await.map_err(refused)?.into_inner().image_ref);
+/// Whoever owns the images.
+enum Images {
+    Daemon { images: Box<ImageClient>, own: ImagesClient<Channel> },
+    Store(Arc<ImageStore>),
+}
+
+impl Images {
+    async fn run(mut self, command: &ImageCommand) -> Result<(), ImageError> {
+        match command {
+            ImageCommand::Pull { reference } => output::line(self.pull(reference).await?),
+            ImageCommand::Load { path, name } => {
+                for id in self.load(&absolute(path)?, name.as_deref()).await? {
+                    output::line(id);
+                }
+            }
+            ImageCommand::List(format) => print(self.list().await?, format.output)?,
+            ImageCommand::Remove { reference } => self.remove(reference).await?,
+            ImageCommand::Pin { reference } => self.set_pinned(reference, true).await?,
+            ImageCommand::Unpin { reference } => self.set_pinned(reference, false).await?,
         }
-        ImageCommand::Load { path, name } => {
-            let path = absolute(path)?;
-            let image = Some(spec(name.as_deref().unwrap_or_default()));
-            let mut request = tonic::Request::new(PullImageRequest { image, ..PullImageRequest::default() });
-            let path = MetadataValue::from_bytes(path.as_os_str().as_bytes());
-            request.metadata_mut().insert_bin(runtime::LOAD_FROM, path);
-            output::line(client.pull_image(request).await.map_err(refused)?.into_inner().image_ref);
-        }
-        ImageCommand::List(format) => {
-            let images = client.list_images(ListImagesRequest::default()).await.map_err(refused)?;
-            let rows = images.into_inner().images.into_iter().map(|image| Row {
-                id: image.id,
-                tags: image.repo_tags,
-                digests: image.repo_digests,
-                size: image.size,
-            });
-            print(rows.collect(), format.output)?;
-        }
-        ImageCommand::Remove { reference } => {
-            let request = RemoveImageRequest { image: Some(spec(reference)) };
-            client.remove_image(request).await.map_err(refused)?;
+        Ok(())
+    }
+
+    async fn pull(&mut self, reference: &str) -> Result<String, ImageError> {
+        let mut shown = Shown::of(reference);
+        match self {
+            Self::Daemon { own, .. } => {
+                let request = PullRequest { image: reference.to_owned() };
+                let mut messages = own.pull(request).await?.into_inner();
+                while let Some(message) = messages.message().await? {
+                    shown.tell(progress(&message));
+                    if !message.image_id.is_empty() {
+                        return Ok(message.image_id);
+                    }
+                }
+                Err(ImageError::Ended)
+            }
+            Self::Store(store) => Ok(store.pull(reference, None, |now| shown.tell(now)).await?.id),
         }
     }
-    Ok(())
-}
 
-fn spec(image: &str) -> ImageSpec {
-    ImageSpec { image: image.to_owned(), ..ImageSpec::default() }
-}
-
-async fn on_store(images: &ImageStore, command: &ImageCommand) -> Result<(), ImageError> {
-    match command {
-        ImageCommand::Pull { reference } => {
-            let pulled = images.pull(reference, None, |_| {}).await;
-            output::line(pulled?.id);
-        }
-        ImageCommand::Load { path, name } => {
-            let loaded = images.load(&absolute(path)?, name.as_deref()).await;
-            for image in loaded.map_err(Box::new)? {
-                output::line(image.id);
+    async fn load(&mut self, path: &Path, name: Option<&str>) -> Result<Vec<String>, ImageError> {
+        match self {
+            Self::Daemon { own, .. } => {
+                let path = path.as_os_str().as_bytes().to_vec();
+                let request = LoadRequest { path, name: name.unwrap_or_default().to_owned() };
+                Ok(own.load(request).await?.into_inner().image_ids)
             }
-        }
-        ImageCommand::List(format) => print(images.list().into_iter().map(row).collect(), format.output)?,
-        ImageCommand::Remove { reference } => {
-            if !images.remove(reference).await? {
-                return Err(ImageError::NotFound(reference.clone()));
+            Self::Store(store) => {
+                let loaded = store.load(path, name).await.map_err(Box::new)?;
+                Ok(loaded.into_iter().map(|image| image.id).collect())
             }
         }
     }
-    Ok(())
+
+    async fn list(&mut self) -> Result<Vec<Row>, ImageError> {
+        match self {
+            Self::Daemon { images, .. } => {
+                let listed = images.list_images(ListImagesRequest::default()).await?.into_inner().images;
+                let row = |image: cri::v1::Image| Row {
+                    id: image.id,
+                    tags: image.repo_tags,
+                    digests: image.repo_digests,
+                    size: image.size,
+                    pinned: image.pinned,
+                };
+                Ok(listed.into_iter().map(row).collect())
+            }
+            Self::Store(store) => Ok(store.list().into_iter().map(row).collect()),
+        }
+    }
+
+    async fn remove(&mut self, reference: &str) -> Result<(), ImageError> {
+        let is_removed = match self {
+            Self::Daemon { images, .. } => {
+                // CRI's call is silent about an image that is not there; a person who mistyped its name is told.
+                let image = Some(ImageSpec { image: reference.to_owned(), ..ImageSpec::default() });
+                let status = ImageStatusRequest { image: image.clone(), verbose: false };
+                let is_here = images.image_status(status).await?.into_inner().image.is_some();
+                images.remove_image(RemoveImageRequest { image }).await?;
+                is_here
+            }
+            Self::Store(store) => store.remove(reference).await?,
+        };
+        found(is_removed, reference)
+    }
+
+    async fn set_pinned(&mut self, reference: &str, pinned: bool) -> Result<(), ImageError> {
+        let is_found = match self {
+            Self::Daemon { own, .. } => {
+                match own.pin(PinRequest { image: reference.to_owned(), pinned }).await {
+                    Err(status) if status.code() == tonic::Code::NotFound => false,
+                    answer => answer.map(|_| true)?,
+                }
+            }
+            Self::Store(store) => store.set_pinned(reference, pinned).await?,
+        };
+        found(is_found, reference)
+    }
+}
+
+fn found(is_found: bool, reference: &str) -> Result<(), ImageError> {
+    if is_found { Ok(()) } else { Err(ImageError::NotFound(reference.to_owned())) }
+}
+
+/// What the daemon says of a pull, in the store's words.
+fn progress(message: &PullProgress) -> image::Progress {
+    let count = |layers: u64| usize::try_from(layers).unwrap_or(usize::MAX);
+    image::Progress {
+        layers: count(message.layers),
+        layers_done: count(message.layers_done),
+        bytes: message.bytes,
+        bytes_done: message.bytes_done,
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, ImageError> {
@@ -130,7 +197,13 @@ fn absolute(path: &Path) -> Result<PathBuf, ImageError> {
 }
 
 fn row(image: ImageRecord) -> Row {
-    Row { id: image.id, tags: image.repo_tags, digests: image.repo_digests, size: image.size }
+    Row {
+        id: image.id,
+        tags: image.repo_tags,
+        digests: image.repo_digests,
+        size: image.size,
+        pinned: image.is_pinned,
+    }
 }
 
 fn print(mut rows: Vec<Row>, format: OutputFormat) -> Result<(), ImageError> {
@@ -144,13 +217,14 @@ fn print(mut rows: Vec<Row>, format: OutputFormat) -> Result<(), ImageError> {
         let name = row.tags.first().or_else(|| row.digests.first()).map_or("<none>", String::as_str);
         let id = row.id.strip_prefix("sha256:").unwrap_or(&row.id);
         let short: String = id.chars().take(12).collect();
-        output::line(format!("{name:<50} {short:<14} {:>10}", size(row.size)));
+        let pinned = if row.pinned { "  pinned" } else { "" };
+        output::line(format!("{name:<50} {short:<14} {:>10}{pinned}", size(row.size)));
     }
     Ok(())
 }
 
 /// Bytes as people read them: `145.2 MB`.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["kB", "MB", "GB"];
     let (mut whole, mut tenths, mut unit) = (bytes, 0, "B");
     for next in units {

@@ -19,6 +19,7 @@ mod output;
 mod owner;
 mod places;
 mod policy;
+mod progress;
 mod roles;
 mod serve;
 mod signal;

@@ -1,7 +1,7 @@
 //! The container runtime: the CRI services over images, the Pod network and one shim per Pod.
 //!
-//! [`Runtime::start`] finds what an earlier daemon left and takes it over; [`Runtime::services`] are what a CRI
-//! transport serves. Requests are worked out as plans first (pure functions), then carried out in short steps, each
+//! [`Runtime::start`] finds what an earlier daemon left and takes it over; [`Runtime::connect`] and
+//! [`Runtime::listen`] serve CRI. Requests are worked out as plans first (pure functions), then carried out in short steps, each
 //! of which is recorded so that the daemon may die between any two. Containers belong to their shims, so
 //! [`Runtime::shutdown`] leaves them running; [`Runtime::stop_all`] ends them.
 
@@ -36,28 +36,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cri::kakoi::images_server::ImagesServer;
 use shim::client::Launcher;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Channel;
-
-pub use config::RuntimeConfig;
-pub use crash::{CrashHook, CrashPoint};
-pub use service::{ImageServer, RuntimeServer};
 
 use crate::core::{Core, containers_dir, make_dir, sandboxes_dir, shims_dir};
 use crate::features::{Features, Probe};
+use crate::service::{ImageServer, RuntimeServer};
 use crate::state::Table;
 use crate::streaming::Streaming;
+pub use config::RuntimeConfig;
+pub use crash::{CrashHook, CrashPoint};
 
 /// The static `kakoi-shim` program that this crate was built with, for [`RuntimeConfig::shim`].
 pub const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kakoi-shim"));
-
-/// Metadata of a `PullImage` call that names an archive or a layout on this node to take the images from, instead of
-/// a registry. It is metadata and no annotation, since a kubelet passes Pods' annotations on to the runtime.
-pub const LOAD_FROM: &str = "kakoi-load-from-bin";
 
 /// Why a runtime can't start.
 #[derive(Debug, thiserror::Error)]
@@ -101,16 +98,17 @@ impl Runtime {
         Ok(Self { core })
     }
 
-    /// The two CRI services of this runtime.
-    pub fn services(&self) -> (RuntimeServer, ImageServer) {
-        (RuntimeServer(Arc::clone(&self.core)), ImageServer(Arc::clone(&self.core)))
+    /// The two CRI services of this runtime, and ours beside them.
+    fn routes(&self) -> Routes {
+        let images = ImagesServer::new(ImageServer(Arc::clone(&self.core)));
+        let (runtime, image) = (Arc::clone(&self.core), Arc::clone(&self.core));
+        cri::routes(RuntimeServer(runtime), ImageServer(image)).add_service(images)
     }
 
     /// Serves CRI to clients in this process until the runtime shuts down.
     pub fn connect(&self) -> Channel {
         let (incoming, channel) = cri::in_memory();
-        let (runtime, image) = self.services();
-        let serving = cri::serve(runtime, image, incoming, self.core.shutdown.clone());
+        let serving = cri::serve(self.routes(), incoming, self.core.shutdown.clone());
         self.core.tasks.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the in-memory CRI server ended");
@@ -125,9 +123,8 @@ impl Runtime {
     /// When the socket can't be listened on.
     pub async fn listen(&self, socket: &std::path::Path) -> Result<(), cri::BindError> {
         let listener = cri::bind_unix(socket).await?;
-        let (runtime, image) = self.services();
-        let serving =
-            cri::serve(runtime, image, UnixListenerStream::new(listener), self.core.shutdown.clone());
+        let incoming = UnixListenerStream::new(listener);
+        let serving = cri::serve(self.routes(), incoming, self.core.shutdown.clone());
         self.core.tasks.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the CRI server ended");

@@ -125,6 +125,7 @@ impl Store {
             created: image.created.clone(),
             platform: image.platform.clone(),
             config: image.config.clone(),
+            is_pinned: image.is_pinned,
             layers: image.layers.iter().map(|number| layers_dir.join(number.to_string())).collect(),
         }
     }
@@ -198,6 +199,7 @@ impl Store {
         if let Some(known) = state.images.get(&image.id) {
             image.repo_tags.clone_from(&known.repo_tags);
             image.repo_digests.clone_from(&known.repo_digests);
+            image.is_pinned = known.is_pinned;
         }
         push_new(&mut image.repo_tags, names.tag.as_ref());
         push_new(&mut image.repo_digests, names.digest.as_ref());
@@ -216,6 +218,16 @@ impl Store {
         let record = self.record(&state, &image);
         state.images.insert(image.id.clone(), image);
         Ok(record)
+    }
+
+    /// Keeps an image from being collected by kubelets, or no longer. `false`: there is none.
+    pub(crate) fn set_pinned(&self, name: &str, is_pinned: bool) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let Some(mut image) = find(&state, name).cloned() else { return Ok(false) };
+        image.is_pinned = is_pinned;
+        self.disk.write_image(&image)?;
+        state.images.insert(image.id.clone(), image);
+        Ok(true)
     }
 
     /// Forgets an image; its layers go with the next collection. `false`: there was none.

@@ -30,6 +30,8 @@ pub struct ImageRecord {
     pub platform: Platform,
     /// What its containers run with.
     pub config: ImageConfig,
+    /// Kubelets must not collect it, whether it is used or not.
+    pub is_pinned: bool,
     /// The unpacked layers, lowest first, all in one directory; never empty, never the same twice.
     pub layers: Vec<PathBuf>,
 }
@@ -49,6 +51,8 @@ pub(crate) struct StoredImage {
     pub(crate) created: String,
     pub(crate) platform: Platform,
     pub(crate) config: ImageConfig,
+    #[serde(default)]
+    pub(crate) is_pinned: bool,
     /// Numbers of the layers, lowest first.
     pub(crate) layers: Vec<LayerNumber>,
 }

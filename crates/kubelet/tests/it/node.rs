@@ -94,7 +94,8 @@ impl Node {
     pub(crate) async fn start_kubelet(&mut self) {
         let (incoming, channel) = cri::in_memory();
         let stop = self.shutdown.child_token();
-        let serving = cri::serve(self.script.clone(), self.script.clone(), incoming, stop.clone());
+        let routes = cri::routes(self.script.clone(), self.script.clone());
+        let serving = cri::serve(routes, incoming, stop.clone());
         let listener = kubelet::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let config = self.config(channel, listener);
         let (ready, is_ready) = tokio::sync::oneshot::channel();

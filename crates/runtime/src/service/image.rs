@@ -1,9 +1,6 @@
 //! `runtime.v1.ImageService`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use cri::v1::image_service_server::ImageService;
 #[allow(clippy::wildcard_imports, reason = "a service names most messages of its package")]
@@ -48,17 +45,11 @@ impl ImageService for ImageServer {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
-        if let Some(path) = request.metadata().get_bin(crate::LOAD_FROM) {
-            let path = path.to_bytes().map_err(|_| Error::missing(crate::LOAD_FROM))?;
-            let name = request.get_ref().image.as_ref().map(|spec| spec.image.as_str());
-            return load(self, Path::new(OsStr::from_bytes(&path)), name.filter(|name| !name.is_empty()))
-                .await;
-        }
         let request = request.into_inner();
         let name = name(request.image)?;
         let auth = request.auth.map(credentials).transpose()?.flatten();
         let images = std::sync::Arc::clone(&self.0.config.images);
-        let pulled = images.pull(&name, auth, |progress| tracing::trace!(?progress, "pulling")).await;
+        let pulled = images.pull(&name, auth, |_| {}).await;
         let record = pulled.map_err(|error| refused(&error))?;
         Ok(Response::new(PullImageResponse { image_ref: record.id }))
     }
@@ -98,15 +89,6 @@ impl ImageServer {
     }
 }
 
-/// Takes images from an archive or a layout on this node, for `kakoi image load`.
-async fn load(server: &ImageServer, path: &Path, name: Option<&str>) -> Answer<PullImageResponse> {
-    let loaded = server.0.config.images.load(path, name).await;
-    let loaded =
-        loaded.map_err(|error| Error::failed(format!("load images from {}", path.display()), error))?;
-    let ids: Vec<String> = loaded.into_iter().map(|record| record.id).collect();
-    Ok(Response::new(PullImageResponse { image_ref: ids.join("\n") }))
-}
-
 fn name(spec: Option<ImageSpec>) -> Outcome<String> {
     let name = spec.map(|spec| spec.image).unwrap_or_default();
     if name.is_empty() { Err(Error::missing("image.image")) } else { Ok(name) }
@@ -137,7 +119,7 @@ fn describe(record: &ImageRecord) -> Image {
         uid,
         username,
         spec: Some(ImageSpec { image: record.id.clone(), ..ImageSpec::default() }),
-        pinned: false,
+        pinned: record.is_pinned,
     }
 }
 
@@ -168,7 +150,7 @@ pub(crate) fn credentials(auth: AuthConfig) -> Outcome<Option<RegistryAuth>> {
 }
 
 /// A failed pull, by the code from which the kubelet tells what to do.
-fn refused(error: &image::PullError) -> Status {
+pub(super) fn refused(error: &image::PullError) -> Status {
     use image::PullErrorKind as Kind;
 
     let code = match error.kind() {
