@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 #![expect(clippy::expect_used, reason = "a measurement that fails ends with a sentence")]
 
+mod cri;
 mod pods;
 mod recovery;
 mod runc;
@@ -22,10 +23,15 @@ const SHIMS: usize = 20;
 
 fn main() {
     let parts: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = parts.get(1..).unwrap_or_default();
     match parts.first().map(String::as_str) {
         Some("inside-until-ready") => runtime().block_on(pods::until_ready()),
         Some("inside-path") => runtime().block_on(pods::one_by_one()),
         Some("inside-many") => runtime().block_on(pods::many()),
+        Some("inside-cri-pull") => runtime().block_on(cri::pull(arguments)),
+        Some("inside-cri") => runtime().block_on(cri::calls(arguments)),
+        Some("inside-cri-fill") => runtime().block_on(cri::fill(arguments)),
+        Some("inside-cri-found") => runtime().block_on(cri::found(arguments)),
         _ => measure(&parts),
     }
 }
@@ -34,7 +40,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Measures these parts, or all: `recovery`, `starts`, `path`, `many`, `shims`.
+/// Measures these parts, or all: `recovery`, `starts`, `cri`, `path`, `many`, `shims`.
 fn measure(parts: &[String]) {
     let is_asked = |part: &str| parts.is_empty() || parts.iter().any(|asked| asked == part);
     if std::env::var_os("KAKOI_BINARY").is_none() {
@@ -46,6 +52,12 @@ fn measure(parts: &[String]) {
     if is_asked("starts") {
         measure_starts();
     }
+    if is_asked("cri") {
+        cri::measure();
+    }
+    if !["path", "many", "shims"].iter().any(|part| is_asked(part)) {
+        return;
+    }
     let mut node = Node::prepare(quiet());
     node.set_log("warn,path=debug");
     node.up();
@@ -53,12 +65,12 @@ fn measure(parts: &[String]) {
     size("daemon, idle, resident", node.daemon_pid(), "VmRSS", "60 MB");
     if is_asked("path") {
         let before = node.log().len();
-        inside(&node, "inside-path");
+        inside(&node, &["inside-path"]);
         steps::print(node.log().get(before..).unwrap_or_default());
         runc::measure();
     }
     if is_asked("many") {
-        inside(&node, "inside-many");
+        inside(&node, &["inside-many"]);
         size("daemon, after all Pods, resident", node.daemon_pid(), "VmRSS", "none");
     }
     if is_asked("shims") {
@@ -71,11 +83,11 @@ fn quiet() -> NodeOptions {
     NodeOptions { flags: vec!["--log-format".to_owned(), "json".to_owned()], ..NodeOptions::default() }
 }
 
-/// Runs a part of this program inside the node's namespaces.
-fn inside(node: &Node, part: &str) {
+/// Runs a part of this program, with its arguments, inside the node's namespaces.
+fn inside(node: &Node, part: &[&str]) {
     let program = std::env::current_exe().expect("this program has a path");
-    let status = node.inside(&program).arg(part).status().expect("it can be run inside the node");
-    assert!(status.success(), "the measurement {part} failed");
+    let status = node.inside(&program).args(part).status().expect("it can be run inside the node");
+    assert!(status.success(), "the measurement {part:?} failed");
 }
 
 /// From nothing to a node that is Ready: certificates, store, network and all.
