@@ -45,7 +45,8 @@ impl<'a> Containerd<'a> {
         format!("unix://{}", self.socket().display())
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The socket on which it serves CRI.
+    pub fn socket(&self) -> PathBuf {
         self.root.join("containerd.sock")
     }
 

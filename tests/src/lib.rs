@@ -11,6 +11,7 @@ mod containerd;
 mod images;
 mod machine;
 mod node;
+mod runtime;
 mod shared;
 
 pub use agent::{Agent, WORKER, admit_worker};
@@ -19,4 +20,5 @@ pub use containerd::Containerd;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran, kakoi, run};
+pub use runtime::Runtime;
 pub use shared::{Kept, SharedNode};

@@ -60,7 +60,7 @@ pub(crate) struct SandboxRecord {
 pub(crate) struct ImageUse {
     /// `sha256:` and the configuration's digest.
     pub(crate) id: String,
-    /// The name that was asked for.
+    /// What people call it.
     pub(crate) name: String,
     /// `repository@digest` where known, else the ID.
     pub(crate) reference: String,

@@ -186,6 +186,9 @@ impl Container {
     }
 }
 
+/// Characters of an ID's beginning that can stand for it.
+const SHORTEST_ID: usize = 4;
+
 /// Everything that exists.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -237,6 +240,17 @@ impl Table {
         self.find_container(id).ok_or_else(|| Error::NotFound { what: "container", id: id.to_owned() })
     }
 
+    /// The whole ID of the sandbox that a text means: itself, or its beginning as people copy it from a table. What means
+    /// none, or more than one, stays as it is.
+    pub(crate) fn whole_sandbox_id(&self, text: String) -> String {
+        whole_id(&read(&self.sandboxes), text)
+    }
+
+    /// As [`Table::whole_sandbox_id`], of a container.
+    pub(crate) fn whole_container_id(&self, text: String) -> String {
+        whole_id(&read(&self.containers), text)
+    }
+
     /// Adds a sandbox unless one with the same metadata exists, which is returned.
     pub(crate) fn add_sandbox(&self, sandbox: Arc<Sandbox>) -> std::result::Result<(), Arc<Sandbox>> {
         let mut all = write(&self.sandboxes);
@@ -268,5 +282,32 @@ impl Table {
 
     pub(crate) fn remove_container(&self, id: &str) {
         write(&self.containers).remove(id);
+    }
+}
+
+fn whole_id<T>(all: &HashMap<String, T>, text: String) -> String {
+    if text.len() < SHORTEST_ID || all.contains_key(&text) {
+        return text;
+    }
+    let mut meant = all.keys().filter(|id| id.starts_with(&text));
+    match (meant.next(), meant.next()) {
+        (Some(id), None) => id.clone(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_an_id_means_it_where_no_other_begins_so() {
+        let table = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), 0)).collect::<HashMap<_, _>>();
+        let whole = |text: &str| whole_id(&table(&["abcd1", "abcd2", "abcd", "dcba1"]), text.to_owned());
+        assert_eq!((whole("dcba"), whole("dcba1")), ("dcba1".into(), "dcba1".into()));
+        assert_eq!(whole("abcd"), "abcd", "an ID means itself, whatever begins with it");
+        assert_eq!((whole("dcb"), whole("")), ("dcb".into(), String::new()), "too short to mean one");
+        assert_eq!(whole("dcba12"), "dcba12");
+        assert_eq!(whole_id(&table(&["abcd1", "abcd2"]), "abcd".to_owned()), "abcd", "two begin so");
     }
 }

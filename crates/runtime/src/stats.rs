@@ -29,7 +29,9 @@ pub(crate) async fn containers(
     core: Arc<Core>,
     filter: Option<ContainerStatsFilter>,
 ) -> Result<Vec<ContainerStats>> {
-    let filter = filter.unwrap_or_default();
+    let mut filter = filter.unwrap_or_default();
+    filter.id = core.table.whole_container_id(filter.id);
+    filter.pod_sandbox_id = core.table.whole_sandbox_id(filter.pod_sandbox_id);
     let is_wanted = move |container: &Arc<Container>| {
         (filter.id.is_empty() || filter.id == container.id)
             && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == container.sandbox)
@@ -53,7 +55,8 @@ pub(crate) async fn sandboxes(
     core: Arc<Core>,
     filter: Option<PodSandboxStatsFilter>,
 ) -> Result<Vec<PodSandboxStats>> {
-    let filter = filter.unwrap_or_default();
+    let mut filter = filter.unwrap_or_default();
+    filter.id = core.table.whole_sandbox_id(filter.id);
     let is_wanted = move |sandbox: &Arc<Sandbox>| {
         (filter.id.is_empty() || filter.id == sandbox.id)
             && has_labels(&sandbox.record().config.labels, &filter.label_selector)

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use cri::v1::{ContainerEventType, CreateContainerRequest};
-use image::ImageRecord;
+use cri::v1::{ContainerEventType, CreateContainerRequest, ImageSpec};
+use image::{ImageRecord, Reference};
 
 use super::{apply, image_mount, plan, volume};
 use crate::core::{Core, blocking, make_dir, now, remove_tree};
@@ -24,19 +24,19 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
     }
     let sandbox = core.table.sandbox(&request.pod_sandbox_id)?;
     sandbox.live_shim()?;
-    let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    let asked = config.image.clone().unwrap_or_default();
     let image = core
         .config
         .images
-        .resolve(&name)
-        .ok_or_else(|| Error::NotFound { what: "image", id: name.clone() })?;
+        .resolve(&asked.image)
+        .ok_or_else(|| Error::NotFound { what: "image", id: asked.image.clone() })?;
     let node_owners = crate::cdi::apply(&mut config, &core.config.etc)?;
     let image_mounts = image_mount::resolve(&config, |name| core.config.images.resolve(name))?;
     let record = ContainerRecord {
         id: id::new(),
         sandbox: sandbox.id.clone(),
         config,
-        image: image_use(&name, &image),
+        image: image_use(&asked, &image),
         user: User::default(),
         volumes: Vec::new(),
         node_owners,
@@ -68,14 +68,24 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
     }
 }
 
-fn image_use(name: &str, image: &ImageRecord) -> ImageUse {
+fn image_use(asked: &ImageSpec, image: &ImageRecord) -> ImageUse {
     ImageUse {
         id: image.id.clone(),
-        name: name.to_owned(),
+        name: image_name(asked, image),
         reference: image.repo_digests.first().map_or_else(|| image.id.clone(), Clone::clone),
         config: image.config.clone(),
         layers: image.layers.clone(),
     }
+}
+
+/// What people call the image, in full: the name that they wrote where it is one of the image's, for a kubelet asks for
+/// IDs; else its first name.
+fn image_name(asked: &ImageSpec, image: &ImageRecord) -> String {
+    let names = || image.repo_tags.iter().chain(&image.repo_digests);
+    let written = [&asked.image, &asked.user_specified_image].into_iter();
+    let mut full = written.filter_map(|name| Some(name.parse::<Reference>().ok()?.to_string()));
+    let known = full.find(|full| names().any(|name| name == full));
+    known.or_else(|| names().next().cloned()).unwrap_or_else(|| asked.image.clone())
 }
 
 /// The same request twice is answered with the same container; another one under the same name is refused.

@@ -92,8 +92,9 @@ pub(crate) fn status(record: &ContainerRecord, sandbox: Option<&Sandbox>) -> Con
     }
 }
 
+/// What the container was made of, under the image's own name.
 fn image_spec(record: &ContainerRecord) -> ImageSpec {
-    record.config.image.clone().unwrap_or_default()
+    ImageSpec { image: record.image.name.clone(), ..record.config.image.clone().unwrap_or_default() }
 }
 
 fn resources(record: &ContainerRecord) -> Option<ContainerResources> {
@@ -129,8 +130,7 @@ pub(crate) fn item(record: &ContainerRecord) -> Item {
 }
 
 /// Whether a filter lets the container through.
-pub(crate) fn matches(record: &ContainerRecord, filter: Option<&ContainerFilter>) -> bool {
-    let Some(filter) = filter else { return true };
+pub(crate) fn matches(record: &ContainerRecord, filter: &ContainerFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id)
         && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == record.sandbox)
         && filter.state.is_none_or(|wanted| wanted.state == i32::from(state(&record.phase)))

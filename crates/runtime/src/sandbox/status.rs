@@ -55,8 +55,7 @@ pub(crate) fn item(record: &SandboxRecord) -> PodSandbox {
 }
 
 /// Whether a filter lets the sandbox through.
-pub(crate) fn matches(record: &SandboxRecord, filter: Option<&PodSandboxFilter>) -> bool {
-    let Some(filter) = filter else { return true };
+pub(crate) fn matches(record: &SandboxRecord, filter: &PodSandboxFilter) -> bool {
     (filter.id.is_empty() || filter.id == record.id)
         && filter.state.is_none_or(|wanted| wanted.state == i32::from(state(record)))
         && has_labels(&record.config.labels, &filter.label_selector)

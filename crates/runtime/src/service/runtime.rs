@@ -87,7 +87,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Answer<StopPodSandboxResponse> {
-        let verb = sandbox::stop(Arc::clone(&self.0), request.into_inner().pod_sandbox_id);
+        let verb = sandbox::stop(Arc::clone(&self.0), self.sandbox_id(request.into_inner().pod_sandbox_id));
         done(self.0.complete(verb).await)
     }
 
@@ -95,7 +95,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> Answer<RemovePodSandboxResponse> {
-        let verb = sandbox::remove(Arc::clone(&self.0), request.into_inner().pod_sandbox_id);
+        let verb = sandbox::remove(Arc::clone(&self.0), self.sandbox_id(request.into_inner().pod_sandbox_id));
         done(self.0.complete(verb).await)
     }
 
@@ -104,7 +104,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<PodSandboxStatusRequest>,
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
-        let sandbox = self.0.table.sandbox(&request.pod_sandbox_id)?;
+        let sandbox = self.0.table.sandbox(&self.sandbox_id(request.pod_sandbox_id))?;
         let record = sandbox.record();
         let mut info = BTreeMap::new();
         if request.verbose {
@@ -128,7 +128,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        let items = self.sandboxes(request.into_inner().filter.as_ref());
+        let items = self.sandboxes(request.into_inner().filter);
         Ok(Response::new(ListPodSandboxResponse { items }))
     }
 
@@ -136,7 +136,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<StreamPodSandboxesRequest>,
     ) -> list::Answer<StreamPodSandboxesResponse> {
-        let items = self.sandboxes(request.into_inner().filter.as_ref());
+        let items = self.sandboxes(request.into_inner().filter);
         Ok(list::stream(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
@@ -144,7 +144,9 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        let verb = sandbox::update_resources(Arc::clone(&self.0), request.into_inner());
+        let mut request = request.into_inner();
+        request.pod_sandbox_id = self.sandbox_id(request.pod_sandbox_id);
+        let verb = sandbox::update_resources(Arc::clone(&self.0), request);
         done(self.0.complete(verb).await)
     }
 
@@ -152,7 +154,9 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
-        let verb = container::create(Arc::clone(&self.0), request.into_inner());
+        let mut request = request.into_inner();
+        request.pod_sandbox_id = self.sandbox_id(request.pod_sandbox_id);
+        let verb = container::create(Arc::clone(&self.0), request);
         let container_id = self.0.complete(verb).await?;
         Ok(Response::new(CreateContainerResponse { container_id }))
     }
@@ -161,13 +165,15 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Answer<StartContainerResponse> {
-        let verb = container::start(Arc::clone(&self.0), request.into_inner().container_id);
+        let verb =
+            container::start(Arc::clone(&self.0), self.container_id(request.into_inner().container_id));
         done(self.0.complete(verb).await)
     }
 
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let request = request.into_inner();
-        let verb = container::stop(Arc::clone(&self.0), request.container_id, request.timeout);
+        let verb =
+            container::stop(Arc::clone(&self.0), self.container_id(request.container_id), request.timeout);
         done(self.0.complete(verb).await)
     }
 
@@ -175,7 +181,8 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> Answer<RemoveContainerResponse> {
-        let verb = container::remove(Arc::clone(&self.0), request.into_inner().container_id);
+        let verb =
+            container::remove(Arc::clone(&self.0), self.container_id(request.into_inner().container_id));
         done(self.0.complete(verb).await)
     }
 
@@ -183,7 +190,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
-        let containers = self.containers(request.into_inner().filter.as_ref());
+        let containers = self.containers(request.into_inner().filter);
         Ok(Response::new(ListContainersResponse { containers }))
     }
 
@@ -191,7 +198,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<StreamContainersRequest>,
     ) -> list::Answer<StreamContainersResponse> {
-        let containers = self.containers(request.into_inner().filter.as_ref());
+        let containers = self.containers(request.into_inner().filter);
         Ok(list::stream(containers, |containers| StreamContainersResponse { containers }))
     }
 
@@ -211,7 +218,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
-        let container = self.0.table.container(&request.container_id)?;
+        let container = self.0.table.container(&self.container_id(request.container_id))?;
         let record = container.record();
         let sandbox = self.0.table.find_sandbox(&container.sandbox);
         let mut info = BTreeMap::new();
@@ -233,7 +240,8 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let wanted = request.linux.ok_or_else(|| Error::missing("linux"))?;
-        let verb = container::update_resources(Arc::clone(&self.0), request.container_id, wanted);
+        let id = self.container_id(request.container_id);
+        let verb = container::update_resources(Arc::clone(&self.0), id, wanted);
         done(self.0.complete(verb).await)
     }
 
@@ -241,12 +249,15 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
-        let verb = container::reopen_log(Arc::clone(&self.0), request.into_inner().container_id);
+        let verb =
+            container::reopen_log(Arc::clone(&self.0), self.container_id(request.into_inner().container_id));
         done(self.0.complete(verb).await)
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        let verb = streaming::exec_sync(Arc::clone(&self.0), request.into_inner());
+        let mut request = request.into_inner();
+        request.container_id = self.container_id(request.container_id);
+        let verb = streaming::exec_sync(Arc::clone(&self.0), request);
         let output = self.0.complete(verb).await?;
         Ok(Response::new(ExecSyncResponse {
             stdout: output.stdout,
@@ -257,42 +268,41 @@ impl RuntimeService for RuntimeServer {
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
         let request = request.into_inner();
-        let streams = Streams {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr && !request.tty,
-            tty: request.tty,
-        };
-        self.check_running(&request.container_id)?;
+        let container = self.running(request.container_id)?;
         if request.cmd.is_empty() {
             return Err(Error::missing("cmd").into());
         }
-        let ticket = Ticket::Exec { container: request.container_id, command: request.cmd, streams };
+        let ExecRequest { stdin, stdout, stderr, tty, .. } = request;
+        let streams = asked(Streams { stdin, stdout, stderr, tty })?;
+        let ticket = Ticket::Exec { container: container.id.clone(), command: request.cmd, streams };
         Ok(Response::new(ExecResponse { url: self.0.streaming.offer(ticket)? }))
     }
 
     async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
-        let request = request.into_inner();
-        let tty = self.0.table.container(&request.container_id)?.record().config.tty;
-        self.check_running(&request.container_id)?;
-        let streams =
-            Streams { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr && !tty, tty };
-        let ticket = Ticket::Attach { container: request.container_id, streams };
+        let AttachRequest { container_id, stdin, stdout, stderr, .. } = request.into_inner();
+        let container = self.running(container_id)?;
+        // A terminal has one stream, whatever is asked for: the container was made with it.
+        let tty = container.record().config.tty;
+        let streams = asked(Streams { stdin, stdout, stderr: stderr && !tty, tty })?;
+        let ticket = Ticket::Attach { container: container.id.clone(), streams };
         Ok(Response::new(AttachResponse { url: self.0.streaming.offer(ticket)? }))
     }
 
     async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        let request = request.into_inner();
-        self.0.table.sandbox(&request.pod_sandbox_id)?.live_shim()?;
-        let ticket = Ticket::PortForward { sandbox: request.pod_sandbox_id };
-        Ok(Response::new(PortForwardResponse { url: self.0.streaming.offer(ticket)? }))
+        let sandbox = self.sandbox_id(request.into_inner().pod_sandbox_id);
+        self.0.table.sandbox(&sandbox)?.live_shim()?;
+        Ok(Response::new(PortForwardResponse {
+            url: self.0.streaming.offer(Ticket::PortForward { sandbox })?,
+        }))
     }
 
     async fn container_stats(
         &self,
         request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
-        let stats = stats::container(Arc::clone(&self.0), request.into_inner().container_id).await?;
+        let stats =
+            stats::container(Arc::clone(&self.0), self.container_id(request.into_inner().container_id))
+                .await?;
         Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
     }
 
@@ -308,7 +318,8 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
-        let stats = stats::sandbox(Arc::clone(&self.0), request.into_inner().pod_sandbox_id).await?;
+        let stats =
+            stats::sandbox(Arc::clone(&self.0), self.sandbox_id(request.into_inner().pod_sandbox_id)).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
@@ -363,24 +374,39 @@ impl RuntimeService for RuntimeServer {
 }
 
 impl RuntimeServer {
-    fn sandboxes(&self, filter: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
+    /// The whole ID of the sandbox that a request means.
+    fn sandbox_id(&self, text: String) -> String {
+        self.0.table.whole_sandbox_id(text)
+    }
+
+    /// The whole ID of the container that a request means.
+    fn container_id(&self, text: String) -> String {
+        self.0.table.whole_container_id(text)
+    }
+
+    fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
+        let mut filter = filter.unwrap_or_default();
+        filter.id = self.sandbox_id(filter.id);
         let records = self.0.table.sandboxes().into_iter().map(|sandbox| sandbox.record());
-        let wanted = records.filter(|record| sandbox::status::matches(record, filter));
+        let wanted = records.filter(|record| sandbox::status::matches(record, &filter));
         wanted.map(|record| sandbox::status::item(&record)).collect()
     }
 
-    fn containers(&self, filter: Option<&ContainerFilter>) -> Vec<Container> {
+    fn containers(&self, filter: Option<ContainerFilter>) -> Vec<Container> {
+        let mut filter = filter.unwrap_or_default();
+        filter.id = self.container_id(filter.id);
+        filter.pod_sandbox_id = self.sandbox_id(filter.pod_sandbox_id);
         let records = self.0.table.containers().into_iter().map(|container| container.record());
-        let wanted = records.filter(|record| container::status::matches(record, filter));
+        let wanted = records.filter(|record| container::status::matches(record, &filter));
         wanted.map(|record| container::status::item(&record)).collect()
     }
 
-    fn check_running(&self, id: &str) -> Outcome<()> {
-        let container = self.0.table.container(id)?;
+    fn running(&self, id: String) -> Outcome<Arc<crate::state::Container>> {
+        let container = self.0.table.container(&self.container_id(id))?;
         if container.is_running() {
-            return Ok(());
+            return Ok(container);
         }
-        Err(Error::WrongState(format!("the container {id} does not run")))
+        Err(Error::WrongState(format!("the container {} does not run", container.id)))
     }
 
     async fn network_condition(&self) -> RuntimeCondition {
@@ -427,4 +453,15 @@ impl RuntimeServer {
             }),
         }
     }
+}
+
+/// The streams of a session, if the request may have them (CRI, `ExecRequest` and `AttachRequest`).
+fn asked(streams: Streams) -> Outcome<Streams> {
+    if !(streams.stdin || streams.stdout || streams.stderr) {
+        return Err(Error::Invalid("a session needs one of stdin, stdout and stderr".to_owned()));
+    }
+    if streams.tty && streams.stderr {
+        return Err(Error::Invalid("a terminal has no stderr of its own: ask for stdout alone".to_owned()));
+    }
+    Ok(streams)
 }

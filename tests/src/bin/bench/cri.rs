@@ -2,7 +2,7 @@
 //! one run, so that the ratios hold on a noisy machine.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cri::RuntimeClient;
@@ -10,11 +10,11 @@ use cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, IdMapping, ImageSpec,
     LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
     ListContainersRequest, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile, StartContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile, StartContainerRequest,
     StopContainerRequest, StopPodSandboxRequest, UserNamespace,
 };
 use futures::{StreamExt as _, stream};
-use tests::{Containerd, Node, kakoi};
+use tests::{Containerd, Node, Runtime};
 use tonic::transport::Channel;
 
 use crate::{inside, percentile, quiet, report, size};
@@ -50,7 +50,7 @@ pub(crate) fn measure() {
     let mut ours = Runtime::start(&node);
     size("kakoi runtime, idle, resident", ours.pid(), "VmRSS", "30 MB");
     let theirs = is_installed("containerd").then(|| Containerd::start(&node));
-    let socket = theirs.as_ref().map(|theirs| theirs.endpoint().replace("unix://", ""));
+    let socket = theirs.as_ref().map(|theirs| theirs.socket().display().to_string());
     let own = ours.socket().display().to_string();
     let words: Vec<&str> = ["inside-cri", &own].into_iter().chain(socket.as_deref()).collect();
     inside(&node, &words);
@@ -72,68 +72,6 @@ pub(crate) fn measure() {
 fn is_installed(program: &str) -> bool {
     let found = std::process::Command::new(program).arg("--version").stdout(Stdio::null()).status();
     found.is_ok_and(|status| status.success())
-}
-
-/// `kakoi runtime` alone, in a node's namespaces. Dropped, it is ended with all that it runs.
-struct Runtime<'a> {
-    node: &'a Node,
-    root: PathBuf,
-    daemon: Option<Child>,
-}
-
-impl<'a> Runtime<'a> {
-    fn start(node: &'a Node) -> Self {
-        let root = node.root().join("cri");
-        let registries = root.join("etc/kakoi");
-        std::fs::create_dir_all(&registries).expect("the runtime's root can be made");
-        let mirrors = node.root().join("etc/kakoi/certs.d");
-        std::os::unix::fs::symlink(mirrors, registries.join("certs.d")).expect("the mirrors can be named");
-        let mut runtime = Self { node, root, daemon: None };
-        runtime.spawn();
-        inside(node, &["inside-cri-pull", &runtime.socket().display().to_string()]);
-        runtime
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.root.join("run/kakoi/kakoi.sock")
-    }
-
-    fn spawn(&mut self) {
-        let log = std::fs::File::create(self.root.join("log")).expect("the log can be made");
-        let mut command = self.node.inside(&kakoi());
-        command.args(["runtime", "--listen", &format!("unix://{}", self.socket().display()), "--root"]);
-        command.arg(&self.root).env("KAKOI_LOG", "warn").stdin(Stdio::null()).stderr(log);
-        self.daemon = Some(command.spawn().expect("kakoi can be run"));
-    }
-
-    /// `nsenter` has become it.
-    fn pid(&self) -> u32 {
-        self.daemon.as_ref().map_or(0, Child::id)
-    }
-
-    fn kill(&mut self) {
-        let mut daemon = self.daemon.take().expect("it runs");
-        daemon.kill().and_then(|()| daemon.wait()).expect("a child can be ended");
-    }
-}
-
-impl Drop for Runtime<'_> {
-    fn drop(&mut self) {
-        self.kill();
-        let mut down = self.node.inside(&kakoi());
-        down.args(["down", "--grace-period", "0", "--root"]).arg(&self.root);
-        // The node's own end sees what is left.
-        let _ = down.stdout(Stdio::null()).status();
-    }
-}
-
-/// Waits for the runtime and gives it the image.
-pub(crate) async fn pull(arguments: &[String]) {
-    let (ours, _) = sockets(arguments);
-    let mut images = cri::image_client(connect(&ours).await);
-    let image = Some(ImageSpec { image: "busybox".to_owned(), ..ImageSpec::default() });
-    let request = PullImageRequest { image, ..PullImageRequest::default() };
-    images.pull_image(request).await.expect("the image can be pulled");
 }
 
 /// One runtime as it is asked for Pods.

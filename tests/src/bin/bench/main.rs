@@ -28,7 +28,6 @@ fn main() {
         Some("inside-until-ready") => runtime().block_on(pods::until_ready()),
         Some("inside-path") => runtime().block_on(pods::one_by_one()),
         Some("inside-many") => runtime().block_on(pods::many()),
-        Some("inside-cri-pull") => runtime().block_on(cri::pull(arguments)),
         Some("inside-cri") => runtime().block_on(cri::calls(arguments)),
         Some("inside-cri-fill") => runtime().block_on(cri::fill(arguments)),
         Some("inside-cri-found") => runtime().block_on(cri::found(arguments)),
