@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::node::{Node, kakoi, run};
+use crate::node::{Node, Ran, kakoi, run};
 
 /// A container runtime without a kubelet. Dropped, it is ended with all that it runs.
 #[derive(Debug)]
 pub struct Runtime<'a> {
     node: &'a Node,
     root: PathBuf,
+    flags: Vec<String>,
     daemon: Option<Child>,
 }
 
@@ -22,12 +23,21 @@ impl<'a> Runtime<'a> {
     /// # Panics
     /// When it does not start.
     pub fn start(node: &'a Node) -> Self {
+        Self::start_with(node, &[])
+    }
+
+    /// Starts it with more flags and gives it `busybox`.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with(node: &'a Node, flags: &[&str]) -> Self {
         let root = node.root().join("runtime");
         let settings = root.join("etc/kakoi");
         fs::create_dir_all(&settings).expect("the runtime's root can be made");
         let mirrors = node.root().join("etc/kakoi/certs.d");
         std::os::unix::fs::symlink(mirrors, settings.join("certs.d")).expect("the mirrors can be named");
-        let mut runtime = Self { node, root, daemon: None };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut runtime = Self { node, root, flags, daemon: None };
         runtime.spawn();
         runtime.wait();
         let mut pull = node.inside(&kakoi());
@@ -49,14 +59,34 @@ impl<'a> Runtime<'a> {
         let log = File::options().append(true).create(true).open(self.root.join("log"));
         let mut command = self.node.inside(&kakoi());
         command.args(["runtime", "--listen", &format!("unix://{}", self.socket().display()), "--root"]);
-        command.arg(&self.root).env("KAKOI_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg(&self.root)
+            .args(&self.flags)
+            .env("KAKOI_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let child = command.stderr(log.expect("the log can be opened")).spawn();
         self.daemon = Some(child.expect("kakoi can be run"));
     }
 
-    fn wait(&self) {
+    /// Waits until it serves CRI.
+    ///
+    /// # Panics
+    /// When it does not within 30 seconds.
+    pub fn wait(&self) {
         let socket = self.socket();
         self.node.until("`kakoi runtime`", Duration::from_secs(30), |_| UnixStream::connect(&socket).is_ok());
+    }
+
+    /// Ends all that it runs, and the daemon (`kakoi down`).
+    pub fn down(&mut self) -> Ran {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        let mut down = self.node.inside(&kakoi());
+        down.args(["down", "--grace-period", "0", "--root"]).arg(&self.root);
+        run(down, "kakoi down", "")
     }
 
     /// The daemon's PID.
@@ -79,12 +109,6 @@ impl<'a> Runtime<'a> {
 
 impl Drop for Runtime<'_> {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-        let mut down = self.node.inside(&kakoi());
-        down.args(["down", "--grace-period", "0", "--root"]).arg(&self.root);
-        let _ = run(down, "kakoi down", "");
+        let _ = self.down();
     }
 }

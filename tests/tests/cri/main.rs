@@ -9,6 +9,8 @@
     reason = "a test says what is wrong by ending"
 )]
 
+mod plugins;
+mod restart;
 mod side;
 mod steps;
 
