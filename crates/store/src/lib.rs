@@ -107,7 +107,7 @@ pub struct Change {
 /// It is called before the writers of those changes learn that their writes are done: whoever sees a commit's
 /// revision can read it back from whatever its sinks built. It must not block.
 pub trait Sink: Send {
-    /// Takes the changes of one group commit, or of the history that comes first.
+    /// Takes the changes of one group commit, or some of the history that comes first.
     fn take(&mut self, changes: &[Change]);
 }
 

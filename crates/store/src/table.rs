@@ -47,28 +47,58 @@ pub(crate) fn entry(
     }))
 }
 
-/// The changes after a revision, oldest first.
+/// Changes that are held at a time while a history is told.
+const TOLD_AT_ONCE: usize = 256;
+
+/// Gives the changes after a revision to `take`, oldest first, some at a time: what the past weighs is never held whole.
 pub(crate) fn history(
     current: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
     log: &impl ReadableTable<u64, LogRow>,
     after: Revision,
-) -> Result<Vec<Change>, redb::Error> {
+    take: &mut dyn FnMut(&[Change]),
+) -> Result<(), redb::Error> {
+    let replaced = replaced_at(log, after)?;
     let mut changes = Vec::new();
-    let mut values: HashMap<Arc<str>, Option<Bytes>> = HashMap::new();
-    for row in log.range(after.saturating_add(1)..)?.rev() {
+    for (row, replaced) in log.range(after.saturating_add(1)..)?.zip(replaced) {
         let (revision, row) = row?;
         let (deleted, key, previous_revision, previous) = row.value();
         let key: Arc<str> = Arc::from(key);
+        let value = match replaced {
+            _ if deleted == 1 => None,
+            None => entry(current, &key)?.map(|entry| entry.value),
+            Some(by) => log.get(by)?.map(|row| Bytes::copy_from_slice(row.value().3)),
+        };
         let previous =
             (previous_revision != 0).then(|| (previous_revision, Bytes::copy_from_slice(previous)));
-        let value = match values.get(&key) {
-            _ if deleted == 1 => None,
-            Some(value) => value.clone(),
-            None => entry(current, &key)?.map(|entry| entry.value),
-        };
-        values.insert(key.clone(), previous.as_ref().map(|(_, value)| value.clone()));
         changes.push(Change { revision: revision.value(), key, value, previous });
+        if changes.len() == TOLD_AT_ONCE {
+            take(&changes);
+            changes.clear();
+        }
     }
-    changes.reverse();
-    Ok(changes)
+    if !changes.is_empty() {
+        take(&changes);
+    }
+    Ok(())
+}
+
+/// For each log row after a revision, oldest first: the row that replaced its value, which holds it, if one did.
+fn replaced_at(
+    log: &impl ReadableTable<u64, LogRow>,
+    after: Revision,
+) -> Result<Vec<Option<Revision>>, redb::Error> {
+    let mut rows: HashMap<Revision, usize> = HashMap::new();
+    let mut replaced = Vec::new();
+    for row in log.range(after.saturating_add(1)..)? {
+        let (revision, row) = row?;
+        let (_, _, previous_revision, _) = row.value();
+        if let Some(at) = rows.remove(&previous_revision)
+            && let Some(earlier) = replaced.get_mut(at)
+        {
+            *earlier = Some(revision.value());
+        }
+        rows.insert(revision.value(), replaced.len());
+        replaced.push(None);
+    }
+    Ok(replaced)
 }

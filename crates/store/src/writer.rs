@@ -279,14 +279,12 @@ impl Writer {
         if let Some(floor) = lost.or_else(|| (after < floor).then_some(floor)) {
             return Err(FollowError::Compacted { after, floor });
         }
-        let changes = (|| -> Result<Vec<Change>, redb::Error> {
+        (|| -> Result<(), redb::Error> {
             let transaction = self.database.begin_read()?;
-            table::history(&transaction.open_table(CURRENT)?, &transaction.open_table(LOG)?, after)
+            let (current, log) = (transaction.open_table(CURRENT)?, transaction.open_table(LOG)?);
+            table::history(&current, &log, after, &mut |changes| sink.take(changes))
         })()
         .map_err(StoreError::engine("could not read its history"))?;
-        if !changes.is_empty() {
-            sink.take(&changes);
-        }
         self.sinks.push(sink);
         Ok(())
     }
