@@ -37,6 +37,7 @@ use cli::{Cli, Command, OutputFormat};
 use places::Places;
 
 fn main() -> ExitCode {
+    sys::memory::give_back();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(true) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod idmap;
 pub mod limit;
+pub mod memory;
 pub mod mount;
 pub mod path;
 pub mod process;
