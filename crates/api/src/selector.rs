@@ -2,9 +2,11 @@
 
 mod field;
 mod label;
+mod selectable;
 
 pub use field::{FieldSelector, FieldSelectorError, fields_of};
 pub use label::{LabelSelector, LabelSelectorError, Operator, Requirement};
+pub use selectable::Selectable;
 
 use serde_json::Value;
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use api::kind;
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::Value;
 use store::{Expect, Op};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -75,10 +77,34 @@ async fn expire_events(server: &Server) {
     }
 }
 
+/// The times in an Event; the rest is not read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Times {
+    last_timestamp: Value,
+    event_time: Value,
+    series: Option<Series>,
+    metadata: Made,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Series {
+    last_observed_time: Value,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Made {
+    creation_timestamp: Value,
+}
+
 /// When an Event was last written, by what it says; what is in the future counts as now.
 fn last_seen(event: &Object, now: Timestamp) -> Timestamp {
-    let event = event.slim();
-    let paths = ["/lastTimestamp", "/eventTime", "/series/lastObservedTime", "/metadata/creationTimestamp"];
-    let times = paths.iter().filter_map(|path| api::time::of(event.pointer(path)));
-    times.max().map_or(Timestamp::UNIX_EPOCH, |last| last.min(now))
+    // An Event whose times can't be read is as old as one that has none.
+    let times: Times = serde_json::from_slice(event.json()).unwrap_or_default();
+    let repeated = times.series.unwrap_or_default().last_observed_time;
+    let times = [times.last_timestamp, times.event_time, repeated, times.metadata.creation_timestamp];
+    let last = times.iter().filter_map(|time| api::time::of(Some(time))).max();
+    last.map_or(Timestamp::UNIX_EPOCH, |last| last.min(now))
 }

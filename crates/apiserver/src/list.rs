@@ -1,17 +1,18 @@
-//! Lists: which objects, from which revision, in which pages. The bytes of the items are copied from the cache.
+//! Lists: which objects, from which revision, in which pages.
 
 use api::kind::Kind;
-use api::selector::{FieldSelector, LabelSelector};
+use api::selector::{FieldSelector, LabelSelector, Selectable};
 use api::status::Status;
 use api::table;
 use api::validation::{FieldErrors, Path};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::cache::{Cache, Object, Snapshot};
+use crate::items::Items;
 use crate::request::{Query, RequestInfo};
 use crate::response::Form;
 use crate::view;
@@ -54,11 +55,11 @@ impl Filter {
         if !object.key().starts_with(&self.prefix) {
             return false;
         }
-        let matches = |value: &Value| self.labels.matches_object(value) && self.fields.matches(value);
+        let matches = |named: &Selectable| self.labels.matches_object(named) && self.fields.matches(named);
         match () {
             () if self.is_empty() => true,
-            () if view::is_stored_form(self.kind) => matches(object.slim()),
-            () => matches(&view::value(self.kind, object)),
+            () if view::is_stored_form(self.kind) => matches(object.selectable(self.kind)),
+            () => matches(&Selectable::of(self.kind, &view::value(self.kind, object))),
         }
     }
 }
@@ -190,33 +191,41 @@ struct Page {
     remaining: Option<usize>,
 }
 
-/// Lists a resource as JSON bytes in the form that the client wants.
+/// A list in the form that the client wants.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    /// Whole objects.
+    Items(Items),
+    /// Rows or metadata, as JSON.
+    Whole(Bytes),
+}
+
+/// Lists a resource.
 pub(crate) fn list(
     cache: &Cache,
     kind: &'static Kind,
     info: &RequestInfo,
     form: Form,
-) -> Result<Bytes, Status> {
+) -> Result<Listed, Status> {
     let filter = Filter::parse(kind, info)?;
     let options = Options::parse(&info.query)?;
     let page = page(cache, kind, &filter, &options)?;
-    Ok(match form {
-        Form::Object => objects(kind, &page),
+    let list = match form {
+        Form::Object => return Ok(Listed::Items(Items::new(kind, &page.metadata(), page.objects))),
         Form::Table(include) => {
             let now = jiff::Timestamp::now();
             let rows =
                 page.objects.iter().map(|object| table::row(kind, &view::value(kind, object), include, now));
-            let table = table::table(kind, page.metadata(), rows.collect(), true);
-            crate::response::to_bytes(&table)
+            table::table(kind, page.metadata(), rows.collect(), true)
         }
         Form::Metadata => {
             let items: Vec<Value> =
                 page.objects.iter().map(|object| table::partial_object_metadata(&object.value())).collect();
-            let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": page.metadata(), "items": items});
-            crate::response::to_bytes(&list)
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                "metadata": page.metadata(), "items": items})
         }
-    })
+    };
+    Ok(Listed::Whole(crate::response::to_bytes(&list)))
 }
 
 fn page(cache: &Cache, kind: &Kind, filter: &Filter, options: &Options<'_>) -> Result<Page, Status> {
@@ -283,25 +292,4 @@ impl Page {
         }
         Value::Object(metadata)
     }
-}
-
-/// A list of whole objects: their bytes without kind and version, between a head and a foot.
-fn objects(kind: &'static Kind, page: &Page) -> Bytes {
-    let size: usize = page.objects.iter().map(|object| object.json().len()).sum();
-    let mut out = BytesMut::with_capacity(size + 256);
-    let head = format!(
-        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        kind.list_kind(),
-        kind.api_version(),
-        page.metadata()
-    );
-    out.put_slice(head.as_bytes());
-    for (at, object) in page.objects.iter().enumerate() {
-        if at > 0 {
-            out.put_u8(b',');
-        }
-        view::put_item(kind, object, &mut out);
-    }
-    out.put_slice(b"]}\n");
-    out.freeze()
 }

@@ -1,27 +1,21 @@
-//! What clients accept and how answers are written: objects, Tables and metadata alone, as JSON or YAML, compressed
-//! when large. Protobuf is read but not written: every client that asks for it takes JSON too.
+//! What clients accept and how answers are written: objects, Tables and metadata alone, as JSON or YAML. Protobuf is read but not written: every client that asks for it takes JSON too.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use api::status::Status;
 use api::table::Include;
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY, WARNING};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use serde_json::Value;
 
 use crate::BoxError;
 
 /// The body of every answer.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
-
-/// Answers above this size are compressed for clients that can take it.
-const COMPRESS_ABOVE: usize = 128 * 1024;
 
 /// The media types of objects.
 pub(crate) const ACCEPTED: &[&str] =
@@ -127,6 +121,36 @@ pub(crate) fn json_bytes(code: StatusCode, accepted: Accepted, bytes: Bytes) -> 
     response
 }
 
+/// Marks an answer that is made in pieces and comes to an end, unlike a watch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InPieces;
+
+/// An answer of JSON that is made while the client takes it; one of a single piece is sent whole.
+pub(crate) fn json_pieces(
+    code: StatusCode,
+    accepted: Accepted,
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> Response<ResponseBody> {
+    let mut pieces = pieces.peekable();
+    let first = pieces.next().unwrap_or_default();
+    if pieces.peek().is_none() {
+        return json_bytes(code, accepted, first);
+    }
+    let pieces = std::iter::once(first).chain(pieces);
+    if accepted.encoding == Encoding::Yaml {
+        let whole = pieces.fold(BytesMut::new(), |mut whole, piece| {
+            whole.extend_from_slice(&piece);
+            whole
+        });
+        return json_bytes(code, accepted, whole.freeze());
+    }
+    let mut response = json_bytes(code, accepted, Bytes::new());
+    let frames = pieces.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
+    *response.body_mut() = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+    response.extensions_mut().insert(InPieces);
+    response
+}
+
 /// An answer of one JSON value.
 pub(crate) fn json(code: StatusCode, accepted: Accepted, value: &Value) -> Response<ResponseBody> {
     json_bytes(code, accepted, to_bytes(value))
@@ -185,40 +209,6 @@ pub(crate) fn warn(response: &mut Response<ResponseBody>, warnings: &[String]) {
     }
 }
 
-/// Compresses a large body for a client that accepts gzip. Streams are left alone.
-pub(crate) async fn compress(accepts: bool, response: Response<ResponseBody>) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    let size = http_body::Body::size_hint(&body).exact().and_then(|size| usize::try_from(size).ok());
-    if !accepts
-        || size.is_none_or(|size| size <= COMPRESS_ABOVE)
-        || parts.headers.contains_key(CONTENT_ENCODING)
-    {
-        return Response::from_parts(parts, body);
-    }
-    let Ok(whole) = body.collect().await else {
-        return status(&Status::internal("an answer that was in memory could not be read"));
-    };
-    let whole = whole.to_bytes();
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(4));
-    match encoder.write_all(&whole).and_then(|()| encoder.finish()) {
-        Ok(small) => {
-            parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
-            Response::from_parts(parts, full(small))
-        }
-        Err(_) => Response::from_parts(parts, full(whole)),
-    }
-}
-
-/// Whether a client takes gzip.
-pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| {
-        let mut parts = part.split(';').map(str::trim);
-        parts.next() == Some("gzip") && !parts.any(|part| part == "q=0")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,16 +237,6 @@ mod tests {
         assert_eq!(negotiate(&HeaderMap::new(), "", Offer::All).unwrap(), Accepted::JSON);
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
         assert_eq!(accept(metadata, Offer::All).unwrap().form, Form::Metadata);
-    }
-
-    #[tokio::test]
-    async fn only_large_answers_are_compressed() {
-        let large = text(StatusCode::OK, "a".repeat(COMPRESS_ABOVE + 1));
-        let large = compress(true, large).await;
-        assert_eq!(large.headers()[CONTENT_ENCODING], "gzip");
-        assert!(large.into_body().collect().await.unwrap().to_bytes().len() < 1000);
-        let small = compress(true, text(StatusCode::OK, "a".repeat(COMPRESS_ABOVE))).await;
-        assert!(!small.headers().contains_key(CONTENT_ENCODING));
     }
 
     #[test]

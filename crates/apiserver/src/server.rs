@@ -28,6 +28,7 @@ use crate::document::Documents;
 use crate::identity::{Identity, RequestIdentity};
 use crate::kubelet::Kubelets;
 use crate::limit::Limits;
+use crate::list::Listed;
 use crate::metrics::Metrics;
 use crate::request::RequestInfo;
 use crate::response::{self, Accepted, Offer, ResponseBody, negotiate};
@@ -35,7 +36,7 @@ use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
 use crate::{
-    authz, component, delete, document, health, impersonate, list, patch, proxy, review, snapshot,
+    authz, component, compress, delete, document, health, impersonate, list, patch, proxy, review, snapshot,
     subresource, view,
 };
 
@@ -86,7 +87,7 @@ impl Server {
         let begun = Instant::now();
         let mut info = RequestInfo::parse(request.method(), request.uri());
         info.user_agent = text_of(request.headers().get(USER_AGENT)).to_owned();
-        let gzip = response::accepts_gzip(request.headers()) && !info.is_long_running();
+        let gzip = compress::is_accepted(request.headers()) && !info.is_long_running();
         let audit = uuid::Uuid::new_v4().to_string();
         let step = tracing::debug_span!(target: "path", "api: request", of = step_of(&info));
         let (uri, received) = (request.uri().clone(), Timestamp::now());
@@ -100,7 +101,7 @@ impl Server {
             tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(Status::timeout(late, 0)))
         };
         let answer = answer.unwrap_or_else(|status| response::status(&status));
-        let mut answer = response::compress(gzip, answer).await;
+        let mut answer = compress::compress(gzip, answer);
         let headers = answer.headers_mut();
         if let Ok(id) = HeaderValue::from_str(&audit) {
             headers.insert("audit-id", id);
@@ -183,10 +184,10 @@ impl Call<'_> {
         }
         match info.verb {
             "get" => self.get(kind, accepted),
-            "list" => {
-                let bytes = list::list(&self.server.cache, kind, info, accepted.form)?;
-                Ok(response::json_bytes(StatusCode::OK, accepted, bytes))
-            }
+            "list" => Ok(match list::list(&self.server.cache, kind, info, accepted.form)? {
+                Listed::Items(items) => response::json_pieces(StatusCode::OK, accepted, items),
+                Listed::Whole(bytes) => response::json_bytes(StatusCode::OK, accepted, bytes),
+            }),
             "watch" => self.watch(kind, accepted, request),
             _ => self.write(kind, accepted, request).await,
         }

@@ -31,7 +31,7 @@ pub(crate) fn served(kind: &Kind, mut stored: Value) -> Value {
 
 /// The object's bytes, as the kind shows it.
 pub(crate) fn bytes(kind: &Kind, object: &Object) -> Bytes {
-    if is_stored_form(kind) { object.json().clone() } else { to_bytes(&value(kind, object)) }
+    if is_stored_form(kind) { object.shared_json() } else { to_bytes(&value(kind, object)) }
 }
 
 /// Writes the object as a list item: without kind and version.

@@ -278,6 +278,7 @@ impl Watch {
 
     fn line(&mut self, name: &str, object: &Object) -> Bytes {
         let bytes = match self.form {
+            Form::Object if view::is_stored_form(self.kind) => return object.line(name),
             Form::Object => view::bytes(self.kind, object),
             Form::Metadata => to_bytes(&table::partial_object_metadata(&object.value())),
             Form::Table(include) => {

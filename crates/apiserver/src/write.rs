@@ -517,7 +517,7 @@ pub(crate) enum Put {
 
 /// Whether stored bytes are those of an object: a write that changes nothing takes no revision.
 fn is_same(table: &Table, current: &Object, bytes: &[u8]) -> bool {
-    let new = table.encoder().object(current.key().clone(), current.revision(), bytes);
+    let new = table.encoder().object(current.key().clone(), current.revision(), bytes, "MODIFIED");
     new.is_some_and(|new| new.json() == current.json())
 }
 

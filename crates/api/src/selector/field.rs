@@ -1,8 +1,8 @@
 //! Field selectors: `status.phase!=Failed,spec.nodeName=n`. Only fields that a kind names can be selected.
 
-use serde_json::Value;
 use thiserror::Error;
 
+use super::Selectable;
 use crate::access::{Access, metadata};
 use crate::kind::{FieldReader, Kind};
 
@@ -36,7 +36,8 @@ struct Term {
     name: String,
     value: String,
     is_equal: bool,
-    read: FieldReader,
+    /// Which field, in the order of [`fields_of`].
+    at: usize,
 }
 
 /// A parsed field selector of one kind. No term selects everything.
@@ -58,8 +59,8 @@ impl FieldSelector {
             let (name, is_equal, value) = split_term(part)
                 .ok_or_else(|| FieldSelectorError::Term { selector: text.into(), term: part.into() })?;
             let value = unescape(value)?;
-            let read = reader(kind, name)?;
-            terms.push(Term { name: name.to_owned(), value, is_equal, read });
+            let at = position(kind, name)?;
+            terms.push(Term { name: name.to_owned(), value, is_equal, at });
         }
         Ok(Self { terms })
     }
@@ -75,34 +76,30 @@ impl FieldSelector {
     }
 
     /// Whether an object has the values that are asked.
-    pub fn matches(&self, object: &Value) -> bool {
-        self.terms.iter().all(|t| ((t.read)(object) == t.value) == t.is_equal)
+    pub fn matches(&self, object: &Selectable) -> bool {
+        self.terms.iter().all(|t| (object.field(t.at) == t.value) == t.is_equal)
     }
 }
 
 /// The fields that can be selected of a kind.
 pub fn fields_of(kind: &Kind) -> Vec<&'static str> {
-    let mut fields = vec!["metadata.name"];
-    if kind.namespaced {
-        fields.push("metadata.namespace");
-    }
-    fields.extend(kind.selectable_fields.iter().map(|(name, _)| *name));
-    fields
+    readers_of(kind).map(|(name, _)| name).collect()
 }
 
-fn reader(kind: &Kind, name: &str) -> Result<FieldReader, FieldSelectorError> {
-    match name {
-        "metadata.name" => return Ok(|o| metadata(o).text("name").to_owned()),
-        "metadata.namespace" if kind.namespaced => return Ok(|o| metadata(o).text("namespace").to_owned()),
-        _ => {}
+/// The same, and how each is read.
+pub(super) fn readers_of(kind: &Kind) -> impl Iterator<Item = (&'static str, FieldReader)> {
+    let name: (&str, FieldReader) = ("metadata.name", |o| metadata(o).text("name").to_owned());
+    let namespace: (&str, FieldReader) = ("metadata.namespace", |o| metadata(o).text("namespace").to_owned());
+    let namespace = kind.namespaced.then_some(namespace);
+    std::iter::once(name).chain(namespace).chain(kind.selectable_fields.iter().copied())
+}
+
+fn position(kind: &Kind, name: &str) -> Result<usize, FieldSelectorError> {
+    match readers_of(kind).position(|(field, _)| field == name) {
+        Some(at) => Ok(at),
+        None if kind.selectable_fields.is_empty() => Err(FieldSelectorError::NotKnown(name.to_owned())),
+        None => Err(FieldSelectorError::NotSupported(name.to_owned())),
     }
-    if let Some((_, read)) = kind.selectable_fields.iter().find(|(field, _)| *field == name) {
-        return Ok(*read);
-    }
-    if kind.selectable_fields.is_empty() {
-        return Err(FieldSelectorError::NotKnown(name.to_owned()));
-    }
-    Err(FieldSelectorError::NotSupported(name.to_owned()))
 }
 
 fn split_terms(text: &str) -> Vec<&str> {
@@ -156,6 +153,7 @@ mod tests {
     fn a_pod_is_selected_by_node_and_phase() {
         let pods = find("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "a", "namespace": "d"}, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}});
+        let pod = Selectable::of(pods, &pod);
         let matches = |text: &str| FieldSelector::parse(pods, text).unwrap().matches(&pod);
         assert!(matches("spec.nodeName=n,status.phase!=Failed,status.phase!=Succeeded"));
         assert!(matches("metadata.name==a,metadata.namespace=d"));
@@ -190,7 +188,7 @@ mod tests {
             }).collect();
             let selector = FieldSelector::parse(pods, &format!("metadata.name={escaped}")).unwrap();
             let pod = json!({"metadata": {"name": name}});
-            prop_assert!(selector.matches(&pod));
+            prop_assert!(selector.matches(&Selectable::of(pods, &pod)));
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::Selectable;
 use crate::access::Access;
 use crate::name::{label_value_faults, qualified_name_faults};
 use crate::validation::quote;
@@ -136,8 +137,8 @@ impl LabelSelector {
     }
 
     /// Whether an object's labels satisfy all conditions.
-    pub fn matches_object(&self, object: &Value) -> bool {
-        self.is_empty() || self.matches(crate::access::metadata(object).map("labels"))
+    pub fn matches_object(&self, object: &Selectable) -> bool {
+        self.requirements.iter().all(|r| r.matches_value(object.label(&r.key)))
     }
 }
 

@@ -1,9 +1,12 @@
-//! One stored object as bytes. The stored form and the form on the wire differ only by the resource version, which is
-//! spliced in at a fixed place; a list item is the same bytes without `kind` and `apiVersion`.
+//! One stored object as bytes, which are the line of a watch that tells of it: the object itself and a list item (without
+//! `kind` and `apiVersion`) are parts of the same bytes, so nothing is held twice. The stored form differs from the form
+//! on the wire only by the resource version, which is spliced in at a fixed place.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use api::kind::Kind;
+use api::selector::Selectable;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
@@ -47,16 +50,20 @@ impl Encoder {
         out.freeze()
     }
 
-    /// The object that stored bytes are at a revision; `None` when they don't begin as ours do.
-    pub(crate) fn object(&self, key: Arc<str>, revision: u64, stored: &[u8]) -> Option<Object> {
+    /// The object that stored bytes are at a revision, as a watch tells of it under this name; `None` when they don't
+    /// begin as ours do.
+    pub(crate) fn object(
+        &self,
+        key: Arc<str>,
+        revision: u64,
+        stored: &[u8],
+        told: &'static str,
+    ) -> Option<Object> {
         let rest = stored.strip_prefix(self.head.as_bytes())?.strip_prefix(METADATA.as_bytes())?;
         let comma = if rest.first() == Some(&b'}') { "" } else { "," };
         let version = format!("{METADATA}\"resourceVersion\":\"{revision}\"{comma}");
-        let mut json = BytesMut::with_capacity(self.head.len() + version.len() + rest.len());
-        json.put_slice(self.head.as_bytes());
-        json.put_slice(version.as_bytes());
-        json.put_slice(rest);
-        Some(Object { key, revision, json: json.freeze(), item_at: self.head.len(), slim: OnceLock::new() })
+        let line = line(told, &[self.head.as_bytes(), version.as_bytes(), rest]);
+        Some(Object { key, revision, told, line, head: self.head.len(), selectable: OnceLock::new() })
     }
 }
 
@@ -77,14 +84,34 @@ fn put_fields(out: &mut bytes::buf::Writer<BytesMut>, fields: &Map<String, Value
     }
 }
 
+/// What stands before and after an object in the line of a watch, and between them the name of what happened.
+const LINE: (&str, &str, &str) = ("{\"type\":\"", "\",\"object\":", "}\n");
+
+/// One line of a watch, of an object in parts. It is as long as it must be: it may be kept.
+pub(super) fn line(name: &str, object: &[&[u8]]) -> Bytes {
+    let (before, between, after) = LINE;
+    let head = [before.as_bytes(), name.as_bytes(), between.as_bytes()].concat();
+    let length = head.len() + object.iter().map(|part| part.len()).sum::<usize>() + after.len();
+    let mut line = BytesMut::with_capacity(length);
+    line.put_slice(&head);
+    for part in object {
+        line.put_slice(part);
+    }
+    line.put_slice(after.as_bytes());
+    line.freeze()
+}
+
 /// An object at one revision.
 #[derive(Debug)]
 pub(crate) struct Object {
     key: Arc<str>,
     revision: u64,
-    json: Bytes,
-    item_at: usize,
-    slim: OnceLock<Value>,
+    /// What happened, in `line`.
+    told: &'static str,
+    line: Bytes,
+    /// The length of `{"kind":…,"apiVersion":…,`.
+    head: usize,
+    selectable: OnceLock<Selectable>,
 }
 
 impl Object {
@@ -97,25 +124,41 @@ impl Object {
         self.revision
     }
 
+    /// Where the object stands in the line.
+    fn place(&self) -> Range<usize> {
+        let (before, between, after) = LINE;
+        before.len() + self.told.len() + between.len()..self.line.len() - after.len()
+    }
+
     /// The object as `GET` answers it.
-    pub(crate) fn json(&self) -> &Bytes {
-        &self.json
+    pub(crate) fn json(&self) -> &[u8] {
+        self.line.get(self.place()).unwrap_or_default()
+    }
+
+    /// The same bytes, to be sent.
+    pub(crate) fn shared_json(&self) -> Bytes {
+        self.line.slice(self.place())
     }
 
     /// What follows the opening brace of the object as a list item.
     pub(crate) fn item(&self) -> &[u8] {
-        self.json.get(self.item_at..).unwrap_or_default()
+        self.json().get(self.head..).unwrap_or_default()
+    }
+
+    /// The line of a watch that says this of the object: the kept one where that is what happened.
+    pub(crate) fn line(&self, name: &str) -> Bytes {
+        if name == self.told { self.line.clone() } else { line(name, &[self.json()]) }
     }
 
     /// The object parsed.
     pub(crate) fn value(&self) -> Value {
         // These bytes were made from a `Value` by `Encoder::stored`.
-        serde_json::from_slice(&self.json).unwrap_or_default()
+        serde_json::from_slice(self.json()).unwrap_or_default()
     }
 
-    /// The part of the object that selectors can name, parsed once.
-    pub(crate) fn slim(&self) -> &Value {
-        self.slim.get_or_init(|| slim(&self.value()))
+    /// The part of the object that selectors can name, read once; `kind` is the stored one.
+    pub(crate) fn selectable(&self, kind: &Kind) -> &Selectable {
+        self.selectable.get_or_init(|| Selectable::of(kind, &self.value()))
     }
 
     /// The same object at the revision that removed it.
@@ -124,35 +167,6 @@ impl Object {
         let rest = self.item().strip_prefix(before.as_bytes())?;
         let rest = rest.strip_prefix(b",").unwrap_or(rest);
         let stored = [encoder.head.as_bytes(), METADATA.as_bytes(), rest].concat();
-        encoder.object(self.key.clone(), revision, &stored)
-    }
-}
-
-/// Texts longer than this are no names, labels or phases.
-const SLIM_TEXT: usize = 512;
-
-/// Labels, the texts and numbers of the first two levels, and `status.podIPs`: no selector names anything else.
-fn slim(object: &Value) -> Value {
-    let fields = object.as_object().into_iter().flatten();
-    let kept = fields.filter_map(|(name, value)| match value {
-        Value::Object(inner) => {
-            let kept = inner
-                .iter()
-                .filter(|(name, value)| is_small(value) || matches!(name.as_str(), "labels" | "podIPs"));
-            Some((
-                name.clone(),
-                Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect()),
-            ))
-        }
-        value => is_small(value).then(|| (name.clone(), value.clone())),
-    });
-    Value::Object(kept.collect())
-}
-
-fn is_small(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.len() <= SLIM_TEXT,
-        Value::Array(_) | Value::Object(_) => false,
-        _ => true,
+        encoder.object(self.key.clone(), revision, &stored, "DELETED")
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::kind::Kind;
@@ -12,7 +12,7 @@ use imbl::OrdMap;
 use store::Change;
 use tokio::sync::watch;
 
-use super::object::{Encoder, Object};
+use super::object::{self, Encoder, Object};
 
 /// Changes older than this are forgotten, beyond [`KEEP_AT_LEAST`].
 const KEEP_FOR: Duration = Duration::from_mins(5);
@@ -33,22 +33,17 @@ pub(crate) struct Event {
     pub(crate) previous: Option<Arc<Object>>,
     pub(crate) removed: bool,
     at: Instant,
-    frame: OnceLock<Bytes>,
 }
 
 impl Event {
     /// `ADDED`, `MODIFIED` or `DELETED`.
     pub(crate) fn name(&self) -> &'static str {
-        match (&self.previous, self.removed) {
-            (_, true) => "DELETED",
-            (None, false) => "ADDED",
-            (Some(_), false) => "MODIFIED",
-        }
+        name(self.previous.is_some(), self.removed)
     }
 
     /// The line of a watch, encoded once for all watchers.
     pub(crate) fn frame(&self) -> Bytes {
-        self.frame.get_or_init(|| frame(self.name(), self.object.json())).clone()
+        self.object.line(self.name())
     }
 
     fn size(&self) -> usize {
@@ -56,9 +51,18 @@ impl Event {
     }
 }
 
+/// What a watch calls a change.
+fn name(was_there: bool, removed: bool) -> &'static str {
+    match (was_there, removed) {
+        (_, true) => "DELETED",
+        (false, false) => "ADDED",
+        (true, false) => "MODIFIED",
+    }
+}
+
 /// One line of a watch.
 pub(crate) fn frame(name: &str, object: &[u8]) -> Bytes {
-    [b"{\"type\":\"", name.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into()
+    object::line(name, &[object])
 }
 
 /// Whether a change was made before the objects were loaded, and so is in them already.
@@ -134,7 +138,9 @@ impl Table {
 
     /// Takes a stored object as it is; false when it is not in our form.
     pub(super) fn load(&self, key: &str, revision: u64, stored: &[u8]) -> bool {
-        let Some(object) = self.encoder.object(Arc::from(key), revision, stored) else { return false };
+        let Some(object) = self.encoder.object(Arc::from(key), revision, stored, "ADDED") else {
+            return false;
+        };
         let mut state = self.state();
         state.last = state.last.max(revision);
         state.objects.insert(object.key().clone(), Arc::new(object));
@@ -176,18 +182,21 @@ impl Table {
             (None, _) => None,
             (Some((revision, _)), Some(known)) if known.revision() == *revision => Some(known),
             (Some((revision, stored)), _) => {
-                Some(Arc::new(self.encoder.object(key.clone(), *revision, stored)?))
+                Some(Arc::new(self.encoder.object(key.clone(), *revision, stored, "MODIFIED")?))
             }
         };
         // Of the past, what is still there has been loaded already.
         let loaded = if when == When::Past { self.get(&key) } else { None };
         let object = match (&change.value, loaded) {
             (Some(_), Some(loaded)) if loaded.revision() == change.revision => loaded,
-            (Some(stored), _) => Arc::new(self.encoder.object(key, change.revision, stored)?),
+            (Some(stored), _) => {
+                let told = name(previous.is_some(), false);
+                Arc::new(self.encoder.object(key, change.revision, stored, told)?)
+            }
             (None, _) => Arc::new(previous.as_ref()?.removed_at(&self.encoder, change.revision)?),
         };
         let (revision, removed, at) = (change.revision, change.value.is_none(), Instant::now());
-        Some(Event { revision, object, previous, removed, at, frame: OnceLock::new() })
+        Some(Event { revision, object, previous, removed, at })
     }
 
     pub(super) fn wake(&self) {
