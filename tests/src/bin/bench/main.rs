@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 #![expect(clippy::expect_used, reason = "a measurement that fails ends with a sentence")]
 
+mod api;
 mod cri;
 mod pods;
 mod recovery;
@@ -39,7 +40,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Measures these parts, or all: `recovery`, `starts`, `cri`, `path`, `many`, `shims`.
+/// Measures these parts, or all: `recovery`, `api`, `starts`, `cri`, `path`, `many`, `shims`.
 fn measure(parts: &[String]) {
     let is_asked = |part: &str| parts.is_empty() || parts.iter().any(|asked| asked == part);
     if std::env::var_os("KAKOI_BINARY").is_none() {
@@ -48,15 +49,22 @@ fn measure(parts: &[String]) {
     if is_asked("recovery") {
         recovery::measure();
     }
+    if is_asked("api") {
+        runtime().block_on(api::measure());
+    }
     if is_asked("starts") {
         measure_starts();
     }
     if is_asked("cri") {
         cri::measure();
     }
-    if !["path", "many", "shims"].iter().any(|part| is_asked(part)) {
-        return;
+    if ["path", "many", "shims"].iter().any(|part| is_asked(part)) {
+        measure_node(is_asked);
     }
+}
+
+/// A node: how large it is, how soon Pods run on it.
+fn measure_node(is_asked: impl Fn(&str) -> bool) {
     let mut node = Node::prepare(quiet());
     node.set_log("warn,path=debug");
     node.up();
