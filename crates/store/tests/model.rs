@@ -232,6 +232,29 @@ async fn a_sink_has_seen_a_change_before_its_writer_knows() {
     }
 }
 
+/// A history comes in pieces: what followers of the past and of the present are told must be the same.
+#[tokio::test]
+async fn a_long_history_is_told_as_it_happened() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store"), &StoreOptions::default()).unwrap();
+    let follow = async || {
+        let told: Arc<Mutex<Vec<Change>>> = Arc::default();
+        let into = told.clone();
+        let sink = move |changes: &[Change]| into.lock().unwrap().extend_from_slice(changes);
+        store.follow(0, Box::new(sink)).await.unwrap();
+        told
+    };
+    let present = follow().await;
+    for number in 0..700_u16 {
+        let [number, _] = number.to_le_bytes();
+        let value = (number % 11 != 0).then_some(number);
+        store.commit(write(number % 7, value, Expect::Any, true)).await.unwrap();
+    }
+    let (past, present) = (follow().await, present.lock().unwrap().clone());
+    assert!(present.len() > 512, "{}", present.len());
+    assert!(*past.lock().unwrap() == present);
+}
+
 #[tokio::test]
 async fn a_closed_store_takes_nothing_more_and_has_lost_nothing() {
     let directory = tempfile::tempdir().unwrap();
