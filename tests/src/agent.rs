@@ -19,8 +19,18 @@ pub struct Agent<'a> {
     node: &'a Node,
     root: PathBuf,
     endpoint: String,
+    joining: Joining,
     runtime: Option<Child>,
     kubelet: Option<Child>,
+}
+
+/// How the node agent joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joining {
+    /// With a kubeconfig and a serving certificate that somebody made for it.
+    Made,
+    /// With a bootstrap token: it asks for its certificates.
+    Bootstrap,
 }
 
 /// Has the API server know the worker, from its next start on.
@@ -45,21 +55,38 @@ impl<'a> Agent<'a> {
         Self::over(node, &endpoint)
     }
 
-    /// Joins a node of `admit_worker` over whatever serves CRI at `endpoint`. Nothing runs yet.
+    /// Joins a node over whatever serves CRI at `endpoint`, as [`Self::new`]. Nothing runs yet.
     ///
     /// # Panics
     /// When its files can't be made.
     pub fn over(node: &'a Node, endpoint: &str) -> Self {
+        let agent = Self::prepare(node, endpoint, Joining::Made);
+        agent.write_kubeconfig("kubeconfig", TOKEN);
+        agent.issue_certificate();
+        agent.configure("");
+        agent
+    }
+
+    /// Joins a node with `kakoi runtime` as its runtime and a bootstrap token alone, which must be of this Secret's
+    /// user. Nothing runs yet.
+    ///
+    /// # Panics
+    /// When its files can't be made.
+    pub fn bootstrapping(node: &'a Node, token: &str) -> Self {
+        let endpoint = format!("unix://{}", node.root().join(WORKER).join("run/kakoi/kakoi.sock").display());
+        let agent = Self::prepare(node, &endpoint, Joining::Bootstrap);
+        agent.write_kubeconfig("bootstrap-kubeconfig", token);
+        agent.configure("rotateCertificates: true\nserverTLSBootstrap: true\n");
+        agent
+    }
+
+    fn prepare(node: &'a Node, endpoint: &str, joining: Joining) -> Self {
         let root = node.root().join(WORKER);
         let registries = root.join("etc/kakoi/certs.d");
         fs::create_dir_all(&registries).expect("the worker's root can be made");
         let own = node.root().join("etc/kakoi/certs.d/docker.io");
         std::os::unix::fs::symlink(own, registries.join("docker.io")).expect("the mirror can be named");
-        let agent = Self { node, root, endpoint: endpoint.to_owned(), runtime: None, kubelet: None };
-        agent.write_kubeconfig();
-        agent.issue_certificate();
-        agent.configure("");
-        agent
+        Self { node, root, endpoint: endpoint.to_owned(), joining, runtime: None, kubelet: None }
     }
 
     /// Its root directory.
@@ -67,7 +94,7 @@ impl<'a> Agent<'a> {
         &self.root
     }
 
-    fn write_kubeconfig(&self) {
+    fn write_kubeconfig(&self, name: &str, token: &str) {
         let view = |path: &str| {
             let path = format!("jsonpath={{.clusters[0].cluster.{path}}}");
             self.node.kubectl(&["config", "view", "--raw", "-o", &path]).ok()
@@ -76,10 +103,10 @@ impl<'a> Agent<'a> {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
              clusters: [{{ name: c, cluster: {{ server: \"{server}\", certificate-authority-data: {ca} }} }}]\n\
-             users: [{{ name: c, user: {{ token: {TOKEN} }} }}]\n\
+             users: [{{ name: c, user: {{ token: {token} }} }}]\n\
              contexts: [{{ name: c, context: {{ cluster: c, user: c }} }}]\n"
         );
-        fs::write(self.root.join("kubeconfig"), text).expect("the kubeconfig can be written");
+        fs::write(self.root.join(name), text).expect("the kubeconfig can be written");
     }
 
     /// A serving certificate of the cluster's CA: the API server speaks to no other kubelet.
@@ -101,9 +128,15 @@ impl<'a> Agent<'a> {
     /// # Panics
     /// When it can't be written.
     pub fn configure(&self, fields: &str) {
+        let serving = match self.joining {
+            Joining::Bootstrap => String::new(),
+            Joining::Made => format!(
+                "tlsCertFile: {root}/serving.crt\ntlsPrivateKeyFile: {root}/serving.key\n",
+                root = self.root.display()
+            ),
+        };
         let text = format!(
-            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 60\n\
-             tlsCertFile: {root}/serving.crt\ntlsPrivateKeyFile: {root}/serving.key\n\
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 60\n{serving}\
              staticPodPath: {root}/manifests\n\
              authentication: {{ x509: {{ clientCAFile: {ca} }} }}\n{fields}",
             root = self.root.display(),
@@ -124,6 +157,9 @@ impl<'a> Agent<'a> {
         let mut command = self.node.inside(&kakoi());
         command.arg("kubelet").arg("--root").arg(&self.root);
         command.arg("--kubeconfig").arg(self.root.join("kubeconfig"));
+        if self.joining == Joining::Bootstrap {
+            command.arg("--bootstrap-kubeconfig").arg(self.root.join("bootstrap-kubeconfig"));
+        }
         command.arg("--config").arg(self.root.join("kubelet.yaml"));
         command.args(["--container-runtime-endpoint", &self.endpoint, "--hostname-override", WORKER]);
         self.kubelet = Some(self.spawn(command, "kubelet.log"));

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -143,4 +145,94 @@ fn plain_pods_run_over_debians_containerd_and_a_user_namespace_is_refused_by_nam
     node.until("the Pods' directories to go", Duration::from_secs(30), |_| {
         fs::read_dir(&pods).unwrap().next().is_none()
     });
+}
+
+/// How long the cluster's signer makes certificates good in the next test.
+const LIFE: &str = "25s";
+
+/// Lets whoever has this bootstrap token ask for the certificates of nodes, as `kubeadm` sets a cluster up.
+fn admit_bootstrappers(node: &Node, id: &str, secret: &str) {
+    let fields = [("token-id", id), ("token-secret", secret), ("usage-bootstrap-authentication", "true")];
+    let literals: Vec<String> =
+        fields.iter().map(|(name, text)| format!("--from-literal={name}={text}")).collect();
+    let name = format!("bootstrap-token-{id}");
+    let mut create = vec!["create", "secret", "generic", &name, "-n", "kube-system"];
+    create.push("--type=bootstrap.kubernetes.io/token");
+    create.extend(literals.iter().map(String::as_str));
+    node.kubectl(&create).ok();
+    let requests = "system:certificates.k8s.io:certificatesigningrequests";
+    for (name, role, group) in [
+        ("ask", "system:node-bootstrapper".to_owned(), "system:bootstrappers"),
+        ("first", format!("{requests}:nodeclient"), "system:bootstrappers"),
+        ("renewal", format!("{requests}:selfnodeclient"), "system:nodes"),
+    ] {
+        let (role, group) = (format!("--clusterrole={role}"), format!("--group={group}"));
+        node.kubectl(&["create", "clusterrolebinding", name, &role, &group]).ok();
+    }
+}
+
+/// The requests for certificates: their names and signers.
+fn requests(node: &Node) -> Vec<(String, String)> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.spec.signerName}{\"\\n\"}{end}";
+    let text = node.kubectl(&["get", "csr", "-o", path]).stdout;
+    text.lines().filter_map(|line| line.split_once(' ')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+}
+
+/// Approves the serving certificates that wait, as a person does.
+fn approve_serving(node: &Node) {
+    let all = requests(node).into_iter();
+    for (name, _) in all.filter(|(_, signer)| signer == "kubernetes.io/kubelet-serving") {
+        node.kubectl(&["certificate", "approve", &name]).ok();
+    }
+}
+
+fn has_ended(node: &Node, certificate: &Path) -> bool {
+    node.shell(&format!("openssl x509 -in {} -noout -checkend 0", certificate.display())).code != 0
+}
+
+#[test]
+fn a_node_agent_joins_with_a_bootstrap_token_and_renews_its_certificates_as_it_runs() {
+    let mut node = Node::prepare(NodeOptions::default());
+    node.configure(&format!("clusterSigningDuration: {LIFE}\n"));
+    node.up();
+    let mut agent = Agent::bootstrapping(&node, "abcdef.0123456789abcdef");
+    agent.start_runtime();
+    // It waits for the right to ask, is killed as soon as it has asked, and asks only once.
+    agent.start_kubelet();
+    admit_bootstrappers(&node, "abcdef", "0123456789abcdef");
+    node.until("the first request", Duration::from_mins(1), |node| !requests(node).is_empty());
+    agent.kill_kubelet();
+    agent.start_kubelet();
+    agent.ready();
+    let first = requests(&node).into_iter().filter(|(name, _)| name.starts_with("node-csr-")).count();
+    assert_eq!(first, 1, "{:?}", requests(&node));
+
+    let pki = agent.root().join("var/lib/kubelet/pki");
+    let current = pki.join("kubelet-client-current.pem");
+    let issued = pki.join(fs::read_link(&current).unwrap());
+    for file in [&issued, &agent.root().join("kubeconfig")] {
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+    assert!(!pki.join("kubelet-client.key.tmp").exists(), "the request's key has served");
+
+    node.apply(&pod("early", json!({})));
+    node.ready(&["early"]);
+    node.until("a served kubelet", Duration::from_secs(30), |node| {
+        approve_serving(node);
+        node.kubectl(&["logs", "early"]).stdout == "begun\n"
+    });
+
+    // The first certificate ends; the same process goes on with the next.
+    let pid = agent.kubelet_pid();
+    node.until("the first certificate's end", Duration::from_mins(1), |node| has_ended(node, &issued));
+    assert_ne!(pki.join(fs::read_link(&current).unwrap()), issued);
+    assert!(!has_ended(&node, &current));
+    node.apply(&pod("late", json!({})));
+    node.ready(&["late"]);
+    node.until("a kubelet that is served again", Duration::from_secs(30), |node| {
+        approve_serving(node);
+        node.kubectl(&["logs", "late"]).stdout == "begun\n"
+    });
+    assert_eq!(agent.kubelet_pid(), pid);
+    node.kubectl(&["delete", "pod", "early", "late", "--timeout=60s"]).ok();
 }

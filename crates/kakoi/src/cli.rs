@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use api::feature::{FEATURES, FeatureInfo};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -176,6 +177,9 @@ pub(crate) struct Kubelet {
     /// How the API server is reached, as the user `system:node:<name>`
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: PathBuf,
+    /// How a client certificate is asked for, with a bootstrap token, where the kubeconfig is missing or of no use any more
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bootstrap_kubeconfig: Option<PathBuf>,
     /// A `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -263,6 +267,9 @@ pub(crate) struct ControllerManager {
     /// Its key (PKCS #8)
     #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
     pub(crate) cluster_signing_key_file: Option<PathBuf>,
+    /// How long the certificates are good that it signs, at most
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = crate::duration::parse)]
+    pub(crate) cluster_signing_duration: Duration,
 }
 
 /// Flags named as upstream's kube-scheduler names them.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use api::feature::{GateError, GateWarning, Gates};
 use network::{Cidr, CidrError};
@@ -28,6 +29,8 @@ struct File {
     #[serde(rename = "tokenAuthFile")]
     static_tokens: Option<PathBuf>,
     audit_log_path: Option<PathBuf>,
+    #[serde(default, deserialize_with = "crate::duration::deserialize")]
+    cluster_signing_duration: Option<Duration>,
     #[serde(default)]
     user_namespaces: UserNamespaces,
     #[serde(default)]
@@ -73,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) userns_policy: Policy,
     /// `tokenAuthFile` and `auditLogPath`.
     pub(crate) access: apiserver::AccessConfig,
+    /// `clusterSigningDuration`: how long certificates are good that are signed on request, at most.
+    pub(crate) signing_duration: Option<Duration>,
     /// Feature gates.
     pub(crate) gates: Gates,
     /// Remarks on the settings, for the log.
@@ -124,6 +129,7 @@ impl Config {
                 audit_log: file.audit_log_path,
                 role_kubeconfigs: None,
             },
+            signing_duration: file.cluster_signing_duration,
             gates,
             warnings,
         })
@@ -209,6 +215,14 @@ mod tests {
     fn a_misspelt_key_is_refused_by_name() {
         let text = load("securPort: 1\n", &Flags::default()).unwrap_err().to_string();
         assert!(text.contains("securPort") && text.contains("config.yaml"), "{text}");
+    }
+
+    #[test]
+    fn the_signers_duration_is_one() {
+        let config = load("clusterSigningDuration: 1h30m\n", &Flags::default()).unwrap();
+        assert_eq!(config.signing_duration, Some(Duration::from_mins(90)));
+        let text = load("clusterSigningDuration: soon\n", &Flags::default()).unwrap_err().to_string();
+        assert!(text.contains("\"soon\" is no duration"), "{text}");
     }
 
     #[test]

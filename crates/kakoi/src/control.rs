@@ -103,7 +103,8 @@ pub(crate) async fn controller_manager(command: &cli::ControllerManager) -> Resu
     let shutdown = CancellationToken::new();
     let signer = match (&command.cluster_signing_cert_file, &command.cluster_signing_key_file) {
         (Some(certificate), Some(key)) => {
-            Some(Arc::new(Authority::new(&read_text(certificate)?, &read_text(key)?)?))
+            let authority = Authority::new(&read_text(certificate)?, &read_text(key)?)?;
+            Some(Arc::new(authority.with_duration(command.cluster_signing_duration)))
         }
         _ => None,
     };

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod control;
 mod down;
+mod duration;
 mod ids;
 mod images;
 mod instance;

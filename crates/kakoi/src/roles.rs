@@ -13,7 +13,8 @@ use controller::{Authority, AuthorityError, ControllerConfig};
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
 use kubelet::{
-    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, Thresholds, VolumeProbe,
+    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, ServingCertificate,
+    Thresholds, VolumeProbe,
 };
 use runtime::Runtime;
 use scheduler::Fencing;
@@ -47,7 +48,10 @@ pub(crate) fn start_controllers(
     let fencing = if is_on { fencing(settings.userns_policy) } else { Fencing::Some };
     tasks.spawn(scheduler::run(client(api, Identity::scheduler()), fencing, shutdown.clone()));
     let pair = api.signing_pair()?;
-    let authority = Authority::new(&pair.certificate_pem, &pair.key_pem)?;
+    let mut authority = Authority::new(&pair.certificate_pem, &pair.key_pem)?;
+    if let Some(duration) = settings.signing_duration {
+        authority = authority.with_duration(duration);
+    }
     let config =
         ControllerConfig { authority: Some(Arc::new(authority)), ..ControllerConfig::new(api.ca_pem()) };
     tasks.spawn(controller::run(client(api, Identity::controller_manager()), config, shutdown.clone()));
@@ -110,8 +114,10 @@ pub(crate) fn kubelet_config(
         cgroup_root: format!("/{}", places.instance()),
         listener,
         tls: ServerTls {
-            certificate: serving.certificate_pem.clone().into_bytes(),
-            key: serving.key_pem.clone().into_bytes(),
+            serving: ServingCertificate::Fixed {
+                certificate: serving.certificate_pem.clone().into_bytes(),
+                key: serving.key_pem.clone().into_bytes(),
+            },
             client_ca: api.ca_pem().as_bytes().to_vec(),
         },
         api_service: ApiService { host: SERVICE.ip().to_string(), port: SERVICE.port() },

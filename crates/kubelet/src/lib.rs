@@ -1,5 +1,6 @@
 //! The node agent: Pod workers, ID ranges, volumes, status, its HTTPS server.
 
+pub mod certificate;
 mod cgroup;
 mod clock;
 mod config;
@@ -37,7 +38,7 @@ pub use logs::rotate::LogLimits;
 pub use node::eviction::{Threshold, Thresholds};
 pub use pod::dns::ClusterDns;
 pub use run::{RunError, listen, run};
-pub use server::auth::{ServerTls, TlsError};
+pub use server::auth::{ServerTls, ServingCertificate, TlsError};
 pub use uid::{BadPodUid, PodUid};
 pub use volume::setup::VolumeProbe;
 

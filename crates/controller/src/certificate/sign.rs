@@ -14,9 +14,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::request::Request;
 
-/// How long a certificate is good that does not say, and at most: a year.
+/// How long a certificate is good that does not say, and at most, unless the authority has another duration: a year.
 const LONGEST: i64 = 365 * 24 * 3600;
-/// How long it is good at least, as the API demands of requests.
+/// How long it is good at least where it says, as the API demands of requests.
 const SHORTEST: i64 = 600;
 /// How long before its making it begins: clocks differ.
 const BEFORE: i64 = 300;
@@ -28,6 +28,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// When its own certificate ends, in seconds since 1970.
     end: i64,
+    /// How long what it signs is good at most, in seconds.
+    longest: i64,
 }
 
 impl std::fmt::Debug for Authority {
@@ -61,14 +63,20 @@ impl Authority {
         let end = parsed.validity().not_after.timestamp();
         let issuer =
             Issuer::from_ca_cert_pem(certificate_pem, key).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { issuer, end })
+        Ok(Self { issuer, end, longest: LONGEST })
+    }
+
+    /// The same with another duration of what it signs (`--cluster-signing-duration`), in whole seconds.
+    #[must_use]
+    pub fn with_duration(self, longest: Duration) -> Self {
+        Self { longest: i64::try_from(longest.as_secs()).unwrap_or(LONGEST), ..self }
     }
 
     /// Signs a request that was checked; gives the certificate in PEM.
     pub(super) fn sign(&self, request: &Request, now: Timestamp) -> Result<String, String> {
         let failed = |error: rcgen::Error| format!("the request can't be signed: {error}");
         let mut asked = CertificateSigningRequestParams::from_der(&request.der()?).map_err(failed)?;
-        let (begin, end) = lifetime(request.lifetime(), now.as_second(), self.end)?;
+        let (begin, end) = lifetime(request.lifetime(), now.as_second(), self)?;
         let params = &mut asked.params;
         params.is_ca = IsCa::NoCa;
         let at = |seconds: i64| {
@@ -96,13 +104,13 @@ impl Authority {
 }
 
 /// From when to when a certificate is good, in seconds since 1970; never longer than its authority.
-fn lifetime(asked: Option<i64>, now: i64, authority: i64) -> Result<(i64, i64), String> {
-    let length = asked.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
+fn lifetime(asked: Option<i64>, now: i64, authority: &Authority) -> Result<(i64, i64), String> {
+    let length = asked.map_or(authority.longest, |asked| asked.max(SHORTEST).min(authority.longest));
     let end = now + if length < SHORT { length } else { length - BEFORE };
-    if authority <= now {
+    if authority.end <= now {
         return Err("the authority's own certificate has ended".to_owned());
     }
-    Ok((now - BEFORE, end.min(authority)))
+    Ok((now - BEFORE, end.min(authority.end)))
 }
 
 fn serial() -> SerialNumber {
@@ -215,15 +223,20 @@ mod tests {
 
     #[test]
     fn a_certificate_is_good_as_long_as_asked_within_bounds() {
-        for (asked, authority, expected) in [
+        let ends_at = |end| Authority { end, ..authority() };
+        for (asked, end, expected) in [
             (None, i64::MAX, 1_000_000 + LONGEST - BEFORE),
             (Some(3600), i64::MAX, 1_003_600),
             (Some(1), i64::MAX, 1_000_600),
             (Some(i64::MAX), i64::MAX, 1_000_000 + LONGEST - BEFORE),
             (None, 1_000_010, 1_000_010),
         ] {
-            assert_eq!(lifetime(asked, 1_000_000, authority), Ok((999_700, expected)), "{asked:?}");
+            assert_eq!(lifetime(asked, 1_000_000, &ends_at(end)), Ok((999_700, expected)), "{asked:?}");
         }
-        lifetime(None, 1_000_000, 999_999).unwrap_err();
+        lifetime(None, 1_000_000, &ends_at(999_999)).unwrap_err();
+        let short = ends_at(i64::MAX).with_duration(Duration::from_secs(20));
+        for asked in [None, Some(3600), Some(600)] {
+            assert_eq!(lifetime(asked, 1_000_000, &short), Ok((999_700, 1_000_020)), "{asked:?}");
+        }
     }
 }

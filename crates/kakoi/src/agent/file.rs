@@ -93,11 +93,9 @@ const IGNORED: &[&str] = &[
     "registryPullQPS",
     "reservedMemory",
     "reservedSystemCPUs",
-    "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
     "serializeImagePulls",
-    "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
@@ -129,6 +127,9 @@ pub(crate) struct Settings {
     #[serde(rename = "tlsCertFile")]
     pub(crate) tls_cert_file: Option<PathBuf>,
     pub(crate) tls_private_key_file: Option<PathBuf>,
+    pub(crate) rotate_certificates: Option<bool>,
+    #[serde(rename = "serverTLSBootstrap")]
+    pub(crate) server_tls_bootstrap: Option<bool>,
     #[serde(default)]
     pub(crate) authentication: Authentication,
     #[serde(default)]

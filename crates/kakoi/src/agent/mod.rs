@@ -1,6 +1,7 @@
 //! `kakoi kubelet`: the node agent alone, under any API server and over any runtime that serves CRI.
 
 mod file;
+mod identity;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +13,10 @@ use std::sync::Arc;
 
 use api::feature::{Feature, GateError, Gates};
 use k8s_openapi::api::core::v1::Service;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
-use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, RunError, ServerTls};
+use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, RunError, ServerTls, ServingCertificate};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{ConfigError, node_name};
 use crate::instance::{self, LockError};
@@ -24,6 +25,7 @@ use crate::places::Places;
 use crate::roles::{KernelProbe, node_address};
 use crate::{cli, ids, machine, signal};
 use file::{File, FileError};
+use identity::{Identity, IdentityError};
 
 /// All addresses of the node.
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -35,10 +37,8 @@ const PORT: u16 = 10_250;
 pub(crate) enum AgentError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("the kubeconfig {}: {cause}", .path.display())]
-    Kubeconfig { path: PathBuf, cause: KubeconfigError },
-    #[error("make a client of the API server: {0}")]
-    Client(#[from] kube::Error),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("`{0}` is not a socket; write unix:///path (--container-runtime-endpoint)")]
     Endpoint(String),
     #[error(transparent)]
@@ -69,9 +69,30 @@ pub(crate) async fn run(places: &Places, command: &cli::Kubelet) -> Result<(), A
         tracing::warn!("KubeletConfiguration.{field} is ignored: this kubelet does not follow it");
     }
     let _lock = instance::take(places.root(), &places.run().join("kubelet"))?;
-    let ended = signal::ended()?;
-    let shutdown = CancellationToken::new();
-    let config = configure(places, command, file).await?;
+    let mut ended = std::pin::pin!(signal::ended()?);
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    // A first certificate may be long in coming.
+    let config = tokio::select! {
+        () = &mut ended => Ok(None),
+        config = Box::pin(configure(places, command, file, (&tasks, &shutdown))) => config.map(Some),
+    };
+    let result = match config {
+        Ok(Some(config)) => serve(config, ended, &shutdown).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    shutdown.cancel();
+    tasks.close();
+    tasks.wait().await;
+    result
+}
+
+/// Runs the node agent until it ends by itself or is asked to.
+async fn serve(
+    config: KubeletConfig,
+    ended: impl Future<Output = ()>,
+    shutdown: &CancellationToken,
+) -> Result<(), AgentError> {
     tracing::info!(node = config.node_name, "the kubelet runs");
     let mut kubelet = std::pin::pin!(kubelet::run(config, None, shutdown.clone()));
     notify("READY=1");
@@ -87,10 +108,24 @@ pub(crate) async fn run(places: &Places, command: &cli::Kubelet) -> Result<(), A
     }
 }
 
-async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Result<KubeletConfig, AgentError> {
+async fn configure(
+    places: &Places,
+    command: &cli::Kubelet,
+    file: File,
+    (tasks, shutdown): (&TaskTracker, &CancellationToken),
+) -> Result<KubeletConfig, AgentError> {
     let settings = file.settings;
     let name = node_name(command.hostname_override.clone())?;
-    let client = client(&command.kubeconfig).await?;
+    let directory = command.cert_dir.clone().unwrap_or_else(|| places.kubelet().join("pki"));
+    let identity = Identity {
+        node: &name,
+        kubeconfig: &command.kubeconfig,
+        bootstrap: command.bootstrap_kubeconfig.as_deref(),
+        directory: &directory,
+        is_rotating: settings.rotate_certificates.unwrap_or(false),
+        tasks,
+        shutdown,
+    };
     let address = command.node_ip.or_else(machine::address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let max_pods = settings.max_pods.unwrap_or(110);
     let ids_per_pod =
@@ -100,8 +135,13 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
     let endpoint =
         command.container_runtime_endpoint.clone().or_else(|| settings.container_runtime_endpoint.clone());
     let socket = socket(places, endpoint.as_deref())?;
+    let labels = labels(&command.node_labels)?;
+    let listener = kubelet::listen(listen).await?;
+    // What is wrong with the settings is said before anybody is asked for a certificate.
+    let client = identity.client().await?;
     Ok(KubeletConfig {
         api_service: api_service(&client).await,
+        tls: tls(&identity, &client, &settings, address)?,
         client,
         // A runtime that is not there yet, or no more, is waited for.
         cri: ::cri::connect_unix_lazily(&socket),
@@ -110,7 +150,7 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
             node_address("InternalIP", address.to_string()),
             node_address("Hostname", name.clone()),
         ],
-        labels: labels(&command.node_labels)?,
+        labels,
         pod_cidr: settings.pod_cidr.clone(),
         max_pods,
         kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
@@ -118,8 +158,7 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
         static_pod_path: settings.static_pod_path.clone(),
         pod_logs_dir: settings.pod_logs_dir.clone().unwrap_or_else(|| places.pod_logs()),
         cgroup_root: format!("/{}", places.instance()),
-        listener: kubelet::listen(listen).await?,
-        tls: tls(places, command, &settings, (&name, address))?,
+        listener,
         cluster_dns: ClusterDns {
             servers: settings.cluster_dns.clone(),
             domain: settings.cluster_domain.clone().unwrap_or_else(|| "cluster.local".to_owned()),
@@ -136,14 +175,6 @@ async fn configure(places: &Places, command: &cli::Kubelet, file: File) -> Resul
         log_limits: file.logs,
         clock: Clock::system(),
     })
-}
-
-async fn client(path: &Path) -> Result<Client, AgentError> {
-    let wrong = |cause| AgentError::Kubeconfig { path: path.to_owned(), cause };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
-    Ok(Client::try_from(config)?)
 }
 
 /// Where Pods reach the API: the cluster's own Service, or its usual address while the API does not say.
@@ -190,30 +221,35 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, AgentError> {
     pairs.collect()
 }
 
-/// The certificate that the configuration names, or the one in the certificates' directory, made if it is missing.
+/// The certificate that the configuration names; one of the cluster's signer, where that is wished; or the one in the
+/// certificates' directory, made if it is missing.
 fn tls(
-    places: &Places,
-    command: &cli::Kubelet,
+    identity: &Identity<'_>,
+    client: &Client,
     settings: &file::Settings,
-    (name, address): (&str, IpAddr),
+    address: IpAddr,
 ) -> Result<ServerTls, AgentError> {
     let read = |path: &Path| {
         fs::read(path).map_err(|cause| AgentError::Io { action: "read", path: path.to_owned(), cause })
     };
-    let directory = command.cert_dir.clone().unwrap_or_else(|| places.kubelet().join("pki"));
-    let (certificate, key) = match (&settings.tls_cert_file, &settings.tls_private_key_file) {
-        (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-        _ => (directory.join("kubelet.crt"), directory.join("kubelet.key")),
+    let serving = match (&settings.tls_cert_file, &settings.tls_private_key_file) {
+        (Some(certificate), Some(key)) => {
+            ServingCertificate::Fixed { certificate: read(certificate)?, key: read(key)? }
+        }
+        _ if settings.server_tls_bootstrap.unwrap_or(false) => {
+            identity.serving(client, vec![identity.node.to_owned(), address.to_string()])
+        }
+        _ => {
+            let (certificate, key) =
+                (identity.directory.join("kubelet.crt"), identity.directory.join("kubelet.key"));
+            if !(certificate.exists() && key.exists()) {
+                make_certificate((&certificate, &key), identity.node, address)?;
+            }
+            ServingCertificate::Fixed { certificate: read(&certificate)?, key: read(&key)? }
+        }
     };
-    if settings.tls_cert_file.is_none() && !(certificate.exists() && key.exists()) {
-        make_certificate((&certificate, &key), name, address)?;
-    }
     let client_ca = settings.authentication.x509.client_ca_file.as_deref();
-    Ok(ServerTls {
-        certificate: read(&certificate)?,
-        key: read(&key)?,
-        client_ca: client_ca.map(read).transpose()?.unwrap_or_default(),
-    })
+    Ok(ServerTls { serving, client_ca: client_ca.map(read).transpose()?.unwrap_or_default() })
 }
 
 /// A self-signed certificate, as upstream's kubelet makes one.

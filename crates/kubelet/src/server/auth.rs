@@ -7,20 +7,45 @@ use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::certificate::Pair;
 
 /// The group that may do everything.
 const MASTERS: &str = "system:masters";
 
-/// The server's certificate and the CA of its clients, as PEM.
+/// The server's own certificate.
+#[derive(Clone)]
+pub enum ServingCertificate {
+    /// One that stays, as PEM.
+    Fixed {
+        /// The certificate chain, the server's own first.
+        certificate: Vec<u8>,
+        /// Its private key.
+        key: Vec<u8>,
+    },
+    /// The one that a [`Renewal`](crate::certificate::Renewal) tells of; nobody is served before there is one.
+    Renewed(watch::Receiver<Option<Arc<Pair>>>),
+}
+
+impl std::fmt::Debug for ServingCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fixed { .. } => "Fixed",
+            Self::Renewed(_) => "Renewed",
+        })
+    }
+}
+
+/// The server's certificate and the CA of its clients.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// The certificate chain, the server's own first.
-    pub certificate: Vec<u8>,
-    /// Its private key.
-    pub key: Vec<u8>,
-    /// The CA that signs clients' certificates; empty for none, so that clients need a token.
+    /// What the server shows.
+    pub serving: ServingCertificate,
+    /// The CA that signs clients' certificates, as PEM; empty for none, so that clients need a token.
     pub client_ca: Vec<u8>,
 }
 
@@ -77,12 +102,33 @@ pub(crate) fn server_config(tls: &ServerTls) -> Result<rustls::ServerConfig, Tls
     } else {
         builder.with_client_cert_verifier(verifier(&tls.client_ca, provider)?)
     };
-    let key = PrivateKeyDer::from_pem_slice(&tls.key)
-        .map_err(|source| TlsError::Pem { what: "private key", source })?;
-    let mut config = builder.with_single_cert(certificates(&tls.certificate, "certificate")?, key)?;
+    let mut config = match &tls.serving {
+        ServingCertificate::Fixed { certificate, key } => {
+            let key = PrivateKeyDer::from_pem_slice(key)
+                .map_err(|source| TlsError::Pem { what: "private key", source })?;
+            builder.with_single_cert(certificates(certificate, "certificate")?, key)?
+        }
+        ServingCertificate::Renewed(told) => builder.with_cert_resolver(Arc::new(Newest(told.clone()))),
+    };
     // Upgrades need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Shows whatever certificate is the newest.
+#[derive(Debug)]
+struct Newest(watch::Receiver<Option<Arc<Pair>>>);
+
+impl ResolvesServerCert for Newest {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = self.0.borrow().as_ref().map(|pair| pair.certified());
+        if found.is_none() {
+            tracing::warn!(
+                "nobody is served: the kubelet's serving certificate is not approved yet (kubectl get csr)"
+            );
+        }
+        found
+    }
 }
 
 /// A client, as its certificate names it.

@@ -8,6 +8,7 @@
     reason = "a test ends at its first surprise, and JSON literals read best as arguments"
 )]
 
+mod certificate;
 mod changes;
 mod faults;
 mod fence;

@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::{Event, Namespace, NodeAddress, Pod, PodStatus};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
-use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, Thresholds, VolumeProbe};
+use kubelet::{
+    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, ServingCertificate, Thresholds,
+    VolumeProbe,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -141,8 +144,10 @@ impl Node {
             cgroup_root: self.cgroup.clone(),
             listener,
             tls: ServerTls {
-                certificate: serving.certificate_pem.clone().into_bytes(),
-                key: serving.key_pem.clone().into_bytes(),
+                serving: ServingCertificate::Fixed {
+                    certificate: serving.certificate_pem.clone().into_bytes(),
+                    key: serving.key_pem.clone().into_bytes(),
+                },
                 client_ca: server.ca_pem().as_bytes().to_vec(),
             },
             api_service: ApiService { host: "10.96.0.1".into(), port: 443 },
