@@ -82,7 +82,7 @@ impl Drop for Session {
 }
 
 #[test]
-fn logs_are_followed_to_the_containers_end() {
+fn g21_logs_are_followed_to_the_containers_end() {
     let node = node();
     let pod = pod("followed", "echo one; until test -e /go; do sleep 0.05; done; echo two; echo three >&2");
     run(&node, &with(pod, &[("/spec/restartPolicy", json!("Never"))]));
@@ -190,7 +190,7 @@ fn fetch(node: &Node, address: &str, port: &str) -> String {
 }
 
 #[test]
-fn a_forwarded_port_serves_several_connections() {
+fn g21_a_forwarded_port_serves_several_connections() {
     let node = node();
     run(&node, &server("forwarded", "through"));
     let mut session = Session::start(&node, &["port-forward", "pod/forwarded", ":8080"]);

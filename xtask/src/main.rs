@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+mod cases;
 mod interface;
 mod schema;
 mod tidy;

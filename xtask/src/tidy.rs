@@ -1,5 +1,5 @@
-//! What no compiler checks: which crate may depend on which, how long files get, and that every dependency says
-//! why it is there. It reports everything that it finds, not just the first.
+//! What no compiler checks: which crate may depend on which, how long files get, that every dependency says why it is
+//! there, and that every case of the specification has its test. It reports everything that it finds, not just the first.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+
+use crate::cases::Cases;
 
 /// Our crates and those of ours that each may use. ARCHITECTURE.md explains the table.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -43,9 +45,14 @@ pub(crate) fn run() -> Result<(), Box<dyn Error>> {
     let mut faults = crate_faults(&metadata);
     let mut files = Vec::new();
     rust_files(&root, &mut files)?;
+    let mut cases = Cases::default();
     for file in &files {
-        faults.extend(file_faults(&root, file)?);
+        let text = fs::read_to_string(file)?;
+        let shown = file.strip_prefix(&root).unwrap_or(file);
+        cases.note(&shown.to_string_lossy(), &text);
+        faults.extend(file_faults(shown, &text));
     }
+    faults.extend(cases.faults());
     faults.extend(dependency_faults(&root, &[&metadata, &fuzzing])?);
     if faults.is_empty() {
         return Ok(());
@@ -121,9 +128,8 @@ fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-fn file_faults(root: &Path, file: &Path) -> Result<Vec<String>, Box<dyn Error>> {
-    let text = fs::read_to_string(file)?;
-    let shown = file.strip_prefix(root).unwrap_or(file).display();
+fn file_faults(file: &Path, text: &str) -> Vec<String> {
+    let shown = file.display();
     let mut faults = Vec::new();
     let lines = text.lines().count();
     if lines > LONGEST_FILE {
@@ -136,7 +142,7 @@ fn file_faults(root: &Path, file: &Path) -> Result<Vec<String>, Box<dyn Error>> 
     if file.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| VAGUE_NAMES.contains(&stem)) {
         faults.push(format!("{shown} is named after nothing; name its subject"));
     }
-    Ok(faults)
+    faults
 }
 
 /// Every external dependency has a line in docs/dependencies.md that begins with its name.

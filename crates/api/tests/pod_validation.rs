@@ -294,3 +294,20 @@ fn a14_a_gate_that_is_off_drops_host_users_and_says_so() {
     assert!(pod["spec"].get("hostUsers").is_none());
     assert!((pods().validate)(&pod, &off).is_empty());
 }
+
+#[test]
+fn a13_a_windows_pod_says_nothing_of_host_users() {
+    let windows =
+        |host_users: Value| with(&json!({"spec": {"os": {"name": "windows"}, "hostUsers": host_users}}));
+    let refusal = |pod: &Value| (pods().validate)(pod, &ctx()).to_string();
+    for host_users in [true, false] {
+        let pod = admit(windows(json!(host_users)), &ctx());
+        assert_eq!(
+            refusal(&pod),
+            "spec.hostUsers: Forbidden: cannot be set for a windows pod",
+            "{host_users}"
+        );
+    }
+    let silent = admit(with(&json!({"spec": {"os": {"name": "windows"}}})), &ctx());
+    assert!((pods().validate)(&silent, &ctx()).is_empty());
+}

@@ -214,6 +214,12 @@ mod tests {
     }
 
     #[test]
+    fn g08_a_kernel_without_user_namespaces_is_named() {
+        let text = explain_namespace_error("user", &io::Error::from_raw_os_error(libc::EINVAL));
+        assert!(text.contains("without CONFIG_USER_NS"), "{text}");
+    }
+
+    #[test]
     fn no_space_names_the_limit() {
         let text = explain_namespace_error("user", &io::Error::from_raw_os_error(libc::ENOSPC));
         assert!(text.contains("user.max_user_namespaces"), "{text}");

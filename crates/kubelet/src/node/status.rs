@@ -238,6 +238,25 @@ mod tests {
     }
 
     #[test]
+    fn g08_a_node_that_makes_no_user_namespaces_says_why() {
+        let problem = "cannot create a user namespace: this kernel is built without CONFIG_USER_NS";
+        let runtime = RuntimeInfo {
+            is_ready: true,
+            handlers: vec![v1::RuntimeHandler { name: String::new(), features: None }],
+            userns_problem: problem.into(),
+            ..RuntimeInfo::default()
+        };
+        let machine = Machine::default();
+        let status = plan_status(input(&runtime, &machine, &[]));
+        assert_eq!(ready(&status).status, "True", "Pods with the node's IDs run");
+        let features = status.runtime_handlers.unwrap()[0].features.clone();
+        assert_ne!(features.and_then(|features| features.user_namespaces), Some(true));
+        let conditions = status.conditions.unwrap();
+        let fenced = conditions.iter().find(|known| known.type_ == "kakoi.dev/UserNamespaces").unwrap();
+        assert_eq!((fenced.status.as_str(), fenced.message.as_deref()), ("False", Some(problem)));
+    }
+
+    #[test]
     fn a_node_says_why_it_is_not_ready() {
         let runtime = RuntimeInfo { problem: "container runtime is down".into(), ..RuntimeInfo::default() };
         let machine = Machine::default();

@@ -316,8 +316,8 @@ fn images_are_listed_described_and_removed() {
 }
 
 #[test]
-fn what_is_not_served_is_named() {
-    on_a_machine("containers::what_is_not_served_is_named", |mut machine| async move {
+fn g20_a_checkpoint_is_refused_with_the_reason() {
+    on_a_machine("containers::g20_a_checkpoint_is_refused_with_the_reason", |mut machine| async move {
         let error =
             machine.runtime.checkpoint_container(CheckpointContainerRequest::default()).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unimplemented);

@@ -13,6 +13,21 @@ const APPLETS: [&str; 24] = [
 
 /// Writes the image `busybox` below `mirror`, with a volume at `/data` and a file of an owner that Pods don't have.
 pub(crate) fn write(mirror: &Path) {
+    write_layout(&mirror.join("busybox"), &[busybox()], &json!({"Volumes": {"/data": {}}}));
+}
+
+/// Writes an image with these files of root's, each in a layer of its own above `busybox`'s, and this volume.
+pub(crate) fn write_above(mirror: &Path, name: &str, files: &[(String, Vec<u8>)], volume: &str) {
+    let layer = |(path, content): &(String, Vec<u8>)| {
+        let mut tar = tar::Builder::new(Vec::new());
+        entry(&mut tar, EntryType::Regular, path, 0o644, (0, 0), "", content);
+        tar.into_inner().unwrap()
+    };
+    let layers: Vec<Vec<u8>> = std::iter::once(busybox()).chain(files.iter().map(layer)).collect();
+    write_layout(&mirror.join(name), &layers, &json!({"Volumes": {volume: {}}}));
+}
+
+fn busybox() -> Vec<u8> {
     let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|path| path.exists());
     let program = program.expect("these tests need busybox: apt-get install busybox-static");
     let mut tar = tar::Builder::new(Vec::new());
@@ -44,8 +59,7 @@ pub(crate) fn write(mirror: &Path) {
     entry(&mut tar, EntryType::Regular, "data/seed", 0o640, (1000, 1000), "", b"seeded");
     entry(&mut tar, EntryType::Regular, "root-only", 0o600, (0, 0), "", b"mine");
     entry(&mut tar, EntryType::Regular, "stranger", 0o666, (70_000, 70_000), "", b"strange");
-    let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"], "Volumes": {"/data": {}}});
-    write_layout(&mirror.join("busybox"), &tar.into_inner().unwrap(), &config);
+    tar.into_inner().unwrap()
 }
 
 #[expect(clippy::too_many_arguments, reason = "they are the fields of a tar header")]
@@ -73,7 +87,10 @@ fn entry(
     tar.append(&header, data).unwrap();
 }
 
-fn write_layout(directory: &Path, layer: &[u8], config: &Value) {
+/// An image of these layers, the lowest first, which runs a shell.
+fn write_layout(directory: &Path, layers: &[Vec<u8>], settings: &Value) {
+    let mut config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
+    config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     let blobs = directory.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let keep = |bytes: &[u8], media_type: &str| {
@@ -84,12 +101,13 @@ fn write_layout(directory: &Path, layer: &[u8], config: &Value) {
     let platform = image::Platform::of_this_machine();
     let document = json!({
         "architecture": platform.architecture, "os": "linux", "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [Digest::of(layer)]},
+        "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| Digest::of(layer)).collect::<Vec<_>>()},
     });
     let config = keep(&serde_json::to_vec(&document).unwrap(), "application/vnd.oci.image.config.v1+json");
-    let layer = keep(layer, "application/vnd.oci.image.layer.v1.tar");
+    let layers: Vec<Value> =
+        layers.iter().map(|layer| keep(layer, "application/vnd.oci.image.layer.v1.tar")).collect();
     let manifest =
-        json!({"schemaVersion": 2, "mediaType": image::OCI_MANIFEST, "config": config, "layers": [layer]});
+        json!({"schemaVersion": 2, "mediaType": image::OCI_MANIFEST, "config": config, "layers": layers});
     let mut entry = keep(&serde_json::to_vec(&manifest).unwrap(), image::OCI_MANIFEST);
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
     let index = json!({"schemaVersion": 2, "manifests": [entry]});

@@ -16,5 +16,6 @@ mod escapes;
 mod features;
 mod image;
 mod machine;
+mod roots;
 mod streams;
 mod user_namespaces;

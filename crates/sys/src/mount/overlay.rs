@@ -274,6 +274,16 @@ mod tests {
         assert!(!table.contains(dir.path().to_str().unwrap()), "nothing is attached on the node");
     }
 
+    /// There is no slow copy to switch on: a layer is never copied, so the other remedy is named.
+    #[test]
+    fn g22_layers_where_nothing_can_be_mapped_are_refused_with_filesystem_and_remedy() {
+        let block = [crate::idmap::IdMapping { container_id: 0, host_id: 131_072, size: 65_536 }];
+        let users = crate::idmap::namespace_with(&block, &block).expect("needs root");
+        let error = clone_layers(Path::new("/proc"), Some(users.as_fd())).unwrap_err();
+        assert!(matches!(&error, OverlayError::NotIdMappable { filesystem, .. } if filesystem == "proc"));
+        assert!(error.to_string().contains("put the data directory on ext4, xfs or btrfs"), "{error}");
+    }
+
     #[test]
     fn a_layer_outside_the_common_directory_is_refused() {
         let layers = [PathBuf::from("/elsewhere/base")];
