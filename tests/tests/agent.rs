@@ -236,3 +236,37 @@ fn a_node_agent_joins_with_a_bootstrap_token_and_renews_its_certificates_as_it_r
     assert_eq!(agent.kubelet_pid(), pid);
     node.kubectl(&["delete", "pod", "early", "late", "--timeout=60s"]).ok();
 }
+
+#[test]
+fn a_soft_threshold_ends_a_pod_that_gets_its_grace() {
+    let node = cluster();
+    let mut agent = Agent::new(&node);
+    agent.start_runtime();
+    agent.start_kubelet();
+    agent.ready();
+    let line = "trap 'sleep 2; echo ended in peace; exit 0' TERM; echo begun; while :; do sleep 0.1; done";
+    let container = json!({"name": "c", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", line]});
+    node.apply(&pod("greedy", json!({"terminationGracePeriodSeconds": 20, "containers": [container]})));
+    node.ready(&["greedy"]);
+
+    // No machine has all its memory free.
+    agent.kill_kubelet();
+    agent.configure(
+        "evictionSoft: {memory.available: 100%}\nevictionSoftGracePeriod: {memory.available: 1s}\n\
+         evictionMaxPodGracePeriod: 15\nevictionPressureTransitionPeriod: 1s\n",
+    );
+    agent.start_kubelet();
+    node.wait_for("pod/greedy", ".status.reason", "Evicted");
+    let status = node.get("pod/greedy")["status"].clone();
+    assert_eq!(status["phase"], "Failed");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: "), "{message}");
+    node.wait_for("pod/greedy", ".status.containerStatuses[0].state.terminated.exitCode", "0");
+    assert_eq!(node.kubectl(&["logs", "greedy"]).ok(), "begun\nended in peace\n");
+    node.wait_for(
+        &format!("node/{WORKER}"),
+        ".status.conditions[?(@.type==\"MemoryPressure\")].status",
+        "True",
+    );
+}

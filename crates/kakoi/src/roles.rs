@@ -13,8 +13,8 @@ use controller::{Authority, AuthorityError, ControllerConfig};
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
 use kubelet::{
-    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, RunError, ServerTls, ServingCertificate,
-    Thresholds, VolumeProbe,
+    ApiService, Clock, ClusterDns, EvictionSettings, KubeletConfig, LogLimits, RunError, ServerTls,
+    ServingCertificate, VolumeProbe,
 };
 use runtime::Runtime;
 use scheduler::Fencing;
@@ -130,7 +130,7 @@ pub(crate) fn kubelet_config(
         ids: ids::space(places, config.ids_per_pod, config.max_pods),
         configz: serde_json::json!({"maxPods": config.max_pods, "userNamespaces": {"idsPerPod": config.ids_per_pod}}),
         probe: Arc::new(KernelProbe::new().map_err(KubeletError::Probe)?),
-        eviction: Thresholds::default(),
+        eviction: EvictionSettings::default(),
         log_limits: LogLimits::default(),
         clock: Clock::system(),
     })

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::idspace::IdSpaceConfig;
 use crate::logs::rotate::LogLimits;
-use crate::node::eviction::Thresholds;
+use crate::node::eviction::EvictionSettings;
 use crate::pod::dns::ClusterDns;
 use crate::server::auth::ServerTls;
 use crate::volume::setup::VolumeProbe;
@@ -69,7 +69,7 @@ pub struct KubeletConfig {
     /// The settings in force as `/configz` shows them: the fields of a `KubeletConfiguration`.
     pub configz: serde_json::Value,
     /// When Pods are ended for want of memory, disk or processes.
-    pub eviction: Thresholds,
+    pub eviction: EvictionSettings,
     /// When logs are rotated.
     pub log_limits: LogLimits,
     /// The time.

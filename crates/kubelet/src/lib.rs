@@ -35,7 +35,7 @@ pub use clock::Clock;
 pub use config::KubeletConfig;
 pub use env::ApiService;
 pub use logs::rotate::LogLimits;
-pub use node::eviction::{Threshold, Thresholds};
+pub use node::eviction::{EvictionSettings, Signal, SoftThreshold, Threshold, Thresholds};
 pub use pod::dns::ClusterDns;
 pub use run::{RunError, listen, run};
 pub use server::auth::{ServerTls, ServingCertificate, TlsError};

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, watch};
 
-use crate::pod::status::Failure;
-use crate::pod::worker::Desired;
+use crate::pod::worker::{Desired, Ending};
 use crate::runtime::event::Wake;
 use crate::uid::PodUid;
 
@@ -40,8 +39,8 @@ impl Registry {
         if let Some(entry) = entries.get(uid) {
             // What the node has decided stays.
             entry.input.send_modify(|known| {
-                let eviction = known.eviction.take();
-                *known = Desired { eviction, ..desired };
+                let ending = known.ending.take();
+                *known = Desired { ending, ..desired };
             });
             return Applied::Told;
         }
@@ -68,13 +67,19 @@ impl Registry {
         self.entries().contains_key(uid)
     }
 
-    /// Tells the worker that the node ends the Pod.
-    pub(crate) fn evict(&self, uid: &PodUid, failure: Failure) {
+    /// Tells the worker that the node ends the Pod. The first reason stays; a shorter grace counts.
+    pub(crate) fn end(&self, uid: &PodUid, ending: Ending) {
         if let Some(entry) = self.entries().get(uid) {
-            entry.input.send_if_modified(|desired| {
-                let is_new = desired.eviction.is_none();
-                desired.eviction.get_or_insert(failure);
-                is_new
+            entry.input.send_if_modified(|desired| match &mut desired.ending {
+                Some(known) if known.grace <= ending.grace => false,
+                Some(known) => {
+                    known.grace = ending.grace;
+                    true
+                }
+                none => {
+                    *none = Some(ending);
+                    true
+                }
             });
         }
     }

@@ -20,7 +20,7 @@ use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
 use crate::manifest::ManifestSource;
 use crate::metrics::Metrics;
-use crate::node::eviction::Thresholds;
+use crate::node::eviction::EvictionSettings;
 use crate::node::machine::{Machine, Pressure};
 use crate::node::pressure::watch_pressure;
 use crate::node::runtime_info::{ask, follow_runtime};
@@ -174,7 +174,7 @@ struct Parts {
     rotator: Arc<Rotator>,
     settings: NodeSettings,
     manifests: Option<ManifestSource>,
-    pressure: (watch::Sender<Pressure>, Thresholds),
+    pressure: (watch::Sender<Pressure>, EvictionSettings),
     events: futures::future::BoxFuture<'static, ()>,
 }
 

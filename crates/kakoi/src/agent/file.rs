@@ -7,9 +7,11 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use kubelet::{LogLimits, Threshold, Thresholds};
+use kubelet::{EvictionSettings, LogLimits, Threshold};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use super::eviction::{self, EvictionError};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -40,11 +42,6 @@ const IGNORED: &[&str] = &[
     "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
     "fileCheckFrequency",
@@ -144,8 +141,6 @@ pub(crate) struct Settings {
     pub(crate) pod_cidr: Option<String>,
     pub(crate) resolv_conf: Option<PathBuf>,
     #[serde(default)]
-    eviction_hard: BTreeMap<String, String>,
-    #[serde(default)]
     pub(crate) feature_gates: BTreeMap<String, bool>,
     container_log_max_size: Option<String>,
     container_log_max_files: Option<usize>,
@@ -218,8 +213,8 @@ pub(crate) enum FileError {
     Unknown { path: PathBuf, field: String },
     #[error("the KubeletConfiguration {}: {field}: {why}", .path.display())]
     Refused { path: PathBuf, field: &'static str, why: &'static str },
-    #[error("the KubeletConfiguration {}: evictionHard[{signal}]: {value:?} is neither an amount such as `100Mi` nor a percentage, or the signal is not known", .path.display())]
-    Eviction { path: PathBuf, signal: String, value: String },
+    #[error("the KubeletConfiguration {}: {cause}", .path.display())]
+    Eviction { path: PathBuf, cause: EvictionError },
     #[error("the KubeletConfiguration {}: containerLogMaxSize {value:?} is no amount such as `10Mi`", .path.display())]
     LogSize { path: PathBuf, value: String },
 }
@@ -228,7 +223,7 @@ pub(crate) enum FileError {
 #[derive(Debug, Default)]
 pub(crate) struct File {
     pub(crate) settings: Settings,
-    pub(crate) eviction: Thresholds,
+    pub(crate) eviction: EvictionSettings,
     pub(crate) logs: LogLimits,
     pub(crate) whole: Value,
     pub(crate) ignored: Vec<String>,
@@ -259,11 +254,14 @@ impl File {
         kept.retain(|field, _| !matches!(field.as_str(), "apiVersion" | "kind"));
         let is_ignored = |field: &&String| IGNORED.binary_search(&field.as_str()).is_ok();
         let ignored: Vec<String> = kept.keys().filter(is_ignored).cloned().collect();
-        kept.retain(|field, _| !ignored.contains(field));
+        kept.retain(|field, _| !ignored.contains(field) && !eviction::NAMES.contains(&field.as_str()));
+        let fields: eviction::Fields =
+            serde_json::from_value(Value::Object(whole.clone())).map_err(|error| parse(&error))?;
+        let eviction = fields.settings();
+        let eviction = eviction.map_err(|cause| FileError::Eviction { path: path.to_owned(), cause })?;
         let settings: Settings =
             serde_json::from_value(Value::Object(kept)).map_err(|error| unknown_or(path, &error))?;
         settings.refuse_open_doors(path)?;
-        let eviction = thresholds(path, &settings.eviction_hard)?;
         let logs = log_limits(path, &settings)?;
         Ok(Self { settings, eviction, logs, whole: Value::Object(whole), ignored })
     }
@@ -305,28 +303,6 @@ impl Settings {
     }
 }
 
-fn thresholds(path: &Path, hard: &BTreeMap<String, String>) -> Result<Thresholds, FileError> {
-    let mut thresholds = Thresholds::default();
-    for (signal, value) in hard {
-        let bad =
-            || FileError::Eviction { path: path.to_owned(), signal: signal.clone(), value: value.clone() };
-        let threshold = Threshold::parse(value).ok_or_else(bad)?;
-        match signal.as_str() {
-            "memory.available" => thresholds.memory = threshold,
-            "nodefs.available" => thresholds.disk = threshold,
-            "nodefs.inodesFree" => thresholds.inodes = threshold,
-            "pid.available" => thresholds.pids = threshold,
-            // Images lie on the node's own filesystem here.
-            "imagefs.available"
-            | "imagefs.inodesFree"
-            | "containerfs.available"
-            | "containerfs.inodesFree" => {}
-            _ => return Err(bad()),
-        }
-    }
-    Ok(thresholds)
-}
-
 fn log_limits(path: &Path, settings: &Settings) -> Result<LogLimits, FileError> {
     let mut limits = LogLimits::default();
     if let Some(value) = &settings.container_log_max_size {
@@ -354,7 +330,7 @@ mod tests {
         let file = parse("maxPods: 20\nclusterDNS: [10.96.0.10]\nevictionHard: {memory.available: 5%}\nsyncFrequency: 1m\ncgroupDriver: systemd\n").unwrap();
         assert_eq!(file.settings.max_pods, Some(20));
         assert_eq!(file.settings.cluster_dns, ["10.96.0.10"]);
-        assert_eq!(file.eviction.memory, Threshold::Percent(5));
+        assert_eq!(file.eviction.hard.memory, Threshold::Percent(5));
         assert_eq!(file.ignored, ["syncFrequency", "cgroupDriver"], "in the order of the file");
         assert_eq!(file.whole["syncFrequency"], "1m");
         let text = parse("maxPod: 20\n").unwrap_err();

@@ -1,5 +1,6 @@
 //! `kakoi kubelet`: the node agent alone, under any API server and over any runtime that serves CRI.
 
+mod eviction;
 mod file;
 mod identity;
 

@@ -2,9 +2,12 @@
 //!
 //! Source: "Node-pressure Eviction"; messages as upstream's eviction manager writes them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 
 use crate::pod::resource::group_amount;
 use crate::pod::status::Failure;
@@ -41,7 +44,7 @@ impl Threshold {
     }
 }
 
-/// What may run short (`evictionHard`), with upstream's defaults.
+/// What may not run short at all (`evictionHard`), with upstream's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// `memory.available`
@@ -65,16 +68,90 @@ impl Default for Thresholds {
     }
 }
 
-/// One thing of which there may be too little.
+impl Thresholds {
+    const fn of(&self, signal: Signal) -> Threshold {
+        match signal {
+            Signal::Memory => self.memory,
+            Signal::Disk => self.disk,
+            Signal::Inodes => self.inodes,
+            Signal::Pids => self.pids,
+        }
+    }
+
+    /// Sets one of them.
+    pub const fn set(&mut self, signal: Signal, threshold: Threshold) {
+        match signal {
+            Signal::Memory => self.memory = threshold,
+            Signal::Disk => self.disk = threshold,
+            Signal::Inodes => self.inodes = threshold,
+            Signal::Pids => self.pids = threshold,
+        }
+    }
+}
+
+/// A threshold that must not be met for some time before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub struct SoftThreshold {
+    /// What runs short (`evictionSoft`).
+    pub threshold: Threshold,
+    /// For how long (`evictionSoftGracePeriod`).
+    pub grace: Duration,
+}
+
+/// When Pods are ended because the node runs short, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictionSettings {
+    /// `evictionHard`: at once.
+    pub hard: Thresholds,
+    /// `evictionSoft`: after a while, with a grace for the Pod.
+    pub soft: BTreeMap<Signal, SoftThreshold>,
+    /// `evictionMaxPodGracePeriod`: the most that a Pod gets by a soft threshold.
+    pub max_pod_grace: Duration,
+    /// `evictionMinimumReclaim`: how much beyond a threshold there must be until it counts as met again.
+    pub minimum_reclaim: BTreeMap<Signal, Threshold>,
+    /// `evictionPressureTransitionPeriod`: how long a condition outlasts its cause.
+    pub transition: Duration,
+}
+
+impl Default for EvictionSettings {
+    fn default() -> Self {
+        Self {
+            hard: Thresholds::default(),
+            soft: BTreeMap::new(),
+            max_pod_grace: Duration::ZERO,
+            minimum_reclaim: BTreeMap::new(),
+            transition: Duration::from_mins(5),
+        }
+    }
+}
+
+/// One thing of which there may be too little, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// `memory.available`
     Memory,
+    /// `nodefs.available`
     Disk,
+    /// `nodefs.inodesFree`
     Inodes,
+    /// `pid.available`
     Pids,
 }
 
 impl Signal {
+    const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Inodes, Self::Pids];
+
+    /// The signal that a `KubeletConfiguration` names so.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "memory.available" => Some(Self::Memory),
+            "nodefs.available" => Some(Self::Disk),
+            "nodefs.inodesFree" => Some(Self::Inodes),
+            "pid.available" => Some(Self::Pids),
+            _ => None,
+        }
+    }
+
     /// The resource's name in messages.
     fn resource(self) -> &'static str {
         match self {
@@ -102,28 +179,91 @@ pub(crate) struct Readings {
     pub(crate) pids: Option<Reading>,
 }
 
+impl Readings {
+    const fn of(&self, signal: Signal) -> Option<Reading> {
+        match signal {
+            Signal::Memory => self.memory,
+            Signal::Disk => self.disk,
+            Signal::Inodes => self.inodes,
+            Signal::Pids => self.pids,
+        }
+    }
+}
+
+/// How long a Pod gets that goes for a shortage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A second.
+    Hard,
+    /// Its own grace, up to the most that the settings give.
+    Soft,
+}
+
 /// A threshold that is not met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shortage {
     pub(crate) signal: Signal,
+    pub(crate) kind: Kind,
     threshold: u64,
     available: u64,
 }
 
-/// Everything that is short, the most urgent first.
-pub(crate) fn shortages(readings: Readings, thresholds: Thresholds) -> Vec<Shortage> {
-    let of = |signal, reading: Option<Reading>, threshold: Threshold| {
-        let Reading { available, capacity } = reading?;
-        let threshold = threshold.of(capacity);
-        (available < threshold).then_some(Shortage { signal, threshold, available })
-    };
-    let all = [
-        of(Signal::Memory, readings.memory, thresholds.memory),
-        of(Signal::Disk, readings.disk, thresholds.disk),
-        of(Signal::Inodes, readings.inodes, thresholds.inodes),
-        of(Signal::Pids, readings.pids, thresholds.pids),
-    ];
-    all.into_iter().flatten().collect()
+/// What one look at the machine means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// What is below a threshold, hard or soft: the node's conditions tell of it.
+    pub(crate) pressed: BTreeSet<Signal>,
+    /// What Pods must go for now, the most urgent first.
+    pub(crate) short: Vec<Shortage>,
+}
+
+/// What was below its threshold at the last look, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Below(BTreeMap<(Signal, Kind), Instant>);
+
+impl Below {
+    /// Takes a look. What was below a threshold stays so until it is above it by the minimum that is to be reclaimed; what
+    /// is below a soft one counts once its grace is over.
+    pub(crate) fn look(&mut self, readings: Readings, settings: &EvictionSettings, now: Instant) -> Look {
+        let mut look = Look::default();
+        let mut below = BTreeMap::new();
+        for (signal, kind, threshold, grace) in settings.all() {
+            let Some(Reading { available, capacity }) = readings.of(signal) else { continue };
+            let threshold = threshold.of(capacity);
+            let since = self.0.get(&(signal, kind)).copied();
+            let reclaim = settings.minimum_reclaim.get(&signal).filter(|_| since.is_some());
+            if available >= threshold.saturating_add(reclaim.map_or(0, |reclaim| reclaim.of(capacity))) {
+                continue;
+            }
+            let since = since.unwrap_or(now);
+            below.insert((signal, kind), since);
+            look.pressed.insert(signal);
+            if now.duration_since(since) >= grace {
+                look.short.push(Shortage { signal, kind, threshold, available });
+            }
+        }
+        self.0 = below;
+        look
+    }
+}
+
+impl EvictionSettings {
+    /// Every threshold with the time for which it may be unmet; the most urgent signal first, and hard before soft.
+    fn all(&self) -> impl Iterator<Item = (Signal, Kind, Threshold, Duration)> {
+        Signal::ALL.into_iter().flat_map(|signal| {
+            let hard = (signal, Kind::Hard, self.hard.of(signal), Duration::ZERO);
+            let soft = self.soft.get(&signal).map(|soft| (signal, Kind::Soft, soft.threshold, soft.grace));
+            std::iter::once(hard).chain(soft)
+        })
+    }
+
+    /// How long a Pod gets that goes for such a shortage, if its own grace is not shorter.
+    pub(crate) const fn grace(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Hard => Duration::ZERO,
+            Kind::Soft => self.max_pod_grace,
+        }
+    }
 }
 
 /// What a Pod uses of the node.
@@ -186,7 +326,7 @@ pub(crate) fn plan_eviction<'a>(shortage: Shortage, pods: &[PodUsage<'a>]) -> Op
 
 fn failure(shortage: Shortage, usage: &PodUsage<'_>) -> Failure {
     let resource = shortage.signal.resource();
-    let Shortage { signal, threshold, available } = shortage;
+    let Shortage { signal, threshold, available, .. } = shortage;
     let (used, requested) = (usage.used(signal), usage.requested(signal));
     let bytes = |amount: u64| match signal {
         Signal::Memory | Signal::Disk => format!("{}Ki", amount / 1024),
@@ -270,16 +410,51 @@ mod tests {
             disk: Some(Reading { available: 9, capacity: 100 }),
             ..Readings::default()
         };
-        let short = shortages(readings, Thresholds::default());
-        assert_eq!(
-            short.iter().map(|short| short.signal).collect::<Vec<_>>(),
-            [Signal::Memory, Signal::Disk][1..]
-        );
+        let look = Below::default().look(readings, &EvictionSettings::default(), Instant::now());
+        assert_eq!(look.pressed, BTreeSet::from([Signal::Disk]));
+        assert_eq!(look.short.len(), 1);
+    }
+
+    fn memory(available: u64) -> Readings {
+        Readings { memory: Some(Reading { available, capacity: 1000 * MIB }), ..Readings::default() }
+    }
+
+    #[test]
+    fn a_soft_threshold_presses_at_once_and_counts_when_its_grace_is_over() {
+        let soft = SoftThreshold { threshold: Threshold::Percent(50), grace: Duration::from_secs(30) };
+        let settings =
+            EvictionSettings { soft: [(Signal::Memory, soft)].into(), ..EvictionSettings::default() };
+        let (mut below, start) = (Below::default(), Instant::now());
+        let mut at = |seconds: u64, available: u64| {
+            let look = below.look(memory(available * MIB), &settings, start + Duration::from_secs(seconds));
+            (look.pressed.len(), look.short.iter().map(|short| short.kind).collect::<Vec<_>>())
+        };
+        assert_eq!(at(0, 400), (1, vec![]));
+        assert_eq!(at(20, 400), (1, vec![]));
+        assert_eq!(at(25, 600), (0, vec![]), "it was met meanwhile");
+        assert_eq!(at(40, 400), (1, vec![]), "and begins anew");
+        assert_eq!(at(70, 400), (1, vec![Kind::Soft]));
+        assert_eq!(at(80, 50), (1, vec![Kind::Hard, Kind::Soft]), "the hard one comes first");
+    }
+
+    #[test]
+    fn what_was_short_stays_so_until_the_minimum_is_reclaimed() {
+        let settings = EvictionSettings {
+            minimum_reclaim: [(Signal::Memory, Threshold::Amount(50 * MIB))].into(),
+            ..EvictionSettings::default()
+        };
+        let (mut below, now) = (Below::default(), Instant::now());
+        let mut is_short =
+            |available: u64| !below.look(memory(available * MIB), &settings, now).short.is_empty();
+        assert!(!is_short(120), "it was never below 100 MiB");
+        assert!(is_short(90) && is_short(120) && is_short(149));
+        assert!(!is_short(150) && !is_short(120));
     }
 
     #[test]
     fn the_pod_that_uses_more_than_it_requests_goes_first() {
-        let short = Shortage { signal: Signal::Memory, threshold: 100 * MIB, available: 50 * MIB };
+        let short =
+            Shortage { signal: Signal::Memory, kind: Kind::Hard, threshold: 100 * MIB, available: 50 * MIB };
         let (modest, greedy) = (pod("modest", 0, "512Mi"), pod("greedy", 10, "64Mi"));
         let (lowly, critical) = (pod("lowly", -5, "64Mi"), pod("critical", CRITICAL_PRIORITY, "0"));
         let name = |pods: &[PodUsage<'_>]| {

@@ -2,6 +2,7 @@
 //!
 //! The kernel tells nobody that a filesystem fills up, so the machine is looked at now and then; nothing waits for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::collect::ImageCollector;
 use super::eviction::{
-    PodUsage, Shortage, Signal, Thresholds, has_storage_limit, plan_eviction, plan_limit_eviction, shortages,
+    Below, EvictionSettings, Kind, PodUsage, Shortage, Signal, has_storage_limit, plan_eviction,
+    plan_limit_eviction,
 };
 use super::machine::{Pressure, read};
+use crate::pod::status::Failure;
+use crate::pod::worker::Ending;
 use crate::shared::Shared;
 use crate::uid::PodUid;
 use crate::usage::{DiskUsage, disk_usage};
 
 /// How often the machine is looked at, as upstream's eviction manager does.
 const EVERY: Duration = Duration::from_secs(10);
-/// How long a condition stays after its cause is gone, so that it does not flap.
-const TRANSITION: Duration = Duration::from_mins(5);
-
 /// When each pressure was seen last.
 #[derive(Debug, Default)]
 struct Seen {
@@ -32,15 +33,21 @@ struct Seen {
 }
 
 impl Seen {
-    /// Takes a look's shortages, and says what pressure there still is.
-    fn note(&mut self, short: &[Shortage], now: tokio::time::Instant) -> Pressure {
-        let has = |signals: &[Signal]| short.iter().any(|shortage| signals.contains(&shortage.signal));
+    /// Takes what a look found, and says what pressure there still is: a condition outlasts its cause by `transition`,
+    /// so that it does not flap.
+    fn note(
+        &mut self,
+        pressed: &BTreeSet<Signal>,
+        transition: Duration,
+        now: tokio::time::Instant,
+    ) -> Pressure {
+        let has = |signals: &[Signal]| signals.iter().any(|signal| pressed.contains(signal));
         let mut lasting = |seen: fn(&mut Self) -> &mut Option<tokio::time::Instant>, is_short: bool| {
             let seen = seen(self);
             if is_short {
                 *seen = Some(now);
             }
-            seen.is_some_and(|at| now.duration_since(at) < TRANSITION)
+            seen.is_some_and(|at| now.duration_since(at) < transition)
         };
         Pressure {
             memory: lasting(|seen| &mut seen.memory, has(&[Signal::Memory])),
@@ -53,23 +60,24 @@ impl Seen {
 /// Looks at the machine until `shutdown`.
 pub(crate) async fn watch_pressure(
     shared: Arc<Shared>,
-    thresholds: Thresholds,
+    settings: EvictionSettings,
     told: watch::Sender<Pressure>,
     shutdown: CancellationToken,
 ) {
-    let mut seen = Seen::default();
+    let (mut below, mut seen) = (Below::default(), Seen::default());
     let mut images = ImageCollector::default();
     let work = async {
         loop {
-            let short = shortages(read(&shared.places.pods()), thresholds);
-            let pressure = seen.note(&short, tokio::time::Instant::now());
+            let now = tokio::time::Instant::now();
+            let look = below.look(read(&shared.places.pods()), &settings, now);
+            let pressure = seen.note(&look.pressed, settings.transition, now);
             told.send_if_modified(|known| std::mem::replace(known, pressure) != pressure);
             images.look(&shared).await;
-            let disk = short.iter().find(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
+            let disk = look.short.iter().find(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
             if disk.is_some() {
                 images.free_all(&shared).await;
             }
-            Box::pin(evict(&shared, &short)).await;
+            Box::pin(evict(&shared, &settings, &look.short)).await;
             tokio::time::sleep(EVERY).await;
         }
     };
@@ -77,7 +85,7 @@ pub(crate) async fn watch_pressure(
 }
 
 /// Ends Pods beyond their own limits, and one for the first shortage.
-async fn evict(shared: &Arc<Shared>, short: &[Shortage]) {
+async fn evict(shared: &Arc<Shared>, settings: &EvictionSettings, short: &[Shortage]) {
     let pods = running(shared);
     let measures_all = short.iter().any(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
     let mut measured: Vec<(Arc<Pod>, DiskUsage)> = Vec::new();
@@ -89,21 +97,21 @@ async fn evict(shared: &Arc<Shared>, short: &[Shortage]) {
     let usages: Vec<PodUsage<'_>> = measured.iter().map(|(pod, disk)| usage_of(shared, pod, disk)).collect();
     for (usage, (_, disk)) in usages.iter().zip(&measured) {
         if let Some(failure) = plan_limit_eviction(usage, &disk.empty_dirs) {
-            end(shared, usage.pod, failure);
+            end(shared, usage.pod, (failure, settings.grace(Kind::Hard)));
         }
     }
     for shortage in short {
         if let Some((pod, failure)) = plan_eviction(*shortage, &usages) {
-            end(shared, pod, failure);
+            end(shared, pod, (failure, settings.grace(shortage.kind)));
             return;
         }
     }
 }
 
-fn end(shared: &Shared, pod: &Pod, failure: crate::pod::status::Failure) {
+fn end(shared: &Shared, pod: &Pod, (failure, grace): (Failure, Duration)) {
     let Some(uid) = pod.metadata.uid.as_deref().and_then(|uid| PodUid::parse(uid).ok()) else { return };
     tracing::warn!(pod = %uid, message = failure.message, "evicted");
-    shared.registry.evict(&uid, failure);
+    shared.registry.end(&uid, Ending { failure, grace });
 }
 
 /// Pods that are not ending already.
@@ -128,19 +136,18 @@ fn usage_of<'a>(shared: &Shared, pod: &'a Pod, disk: &DiskUsage) -> PodUsage<'a>
 
 #[cfg(test)]
 mod tests {
-    use super::super::eviction::{Reading, Readings};
     use super::*;
 
     #[test]
     fn a_condition_outlasts_its_cause() {
-        let mut seen = Seen::default();
+        let (mut seen, transition) = (Seen::default(), Duration::from_mins(5));
         let start = tokio::time::Instant::now();
-        let low =
-            Readings { memory: Some(Reading { available: 1, capacity: 1 << 30 }), ..Readings::default() };
-        let short = shortages(low, Thresholds::default());
         let memory = Pressure { memory: true, ..Pressure::default() };
-        assert_eq!(seen.note(&short, start), memory);
-        assert_eq!(seen.note(&[], start + TRANSITION / 2), memory);
-        assert_eq!(seen.note(&[], start + TRANSITION), Pressure::default());
+        let mut note = |pressed: &[Signal], after: Duration| {
+            seen.note(&pressed.iter().copied().collect(), transition, start + after)
+        };
+        assert_eq!(note(&[Signal::Memory], Duration::ZERO), memory);
+        assert_eq!(note(&[], transition / 2), memory);
+        assert_eq!(note(&[], transition), Pressure::default());
     }
 }

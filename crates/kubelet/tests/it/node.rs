@@ -10,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
 use kubelet::{
-    ApiService, Clock, ClusterDns, KubeletConfig, LogLimits, ServerTls, ServingCertificate, Thresholds,
+    ApiService, Clock, ClusterDns, EvictionSettings, KubeletConfig, LogLimits, ServerTls, ServingCertificate,
     VolumeProbe,
 };
 use serde_json::{Value, json};
@@ -160,7 +160,7 @@ impl Node {
             ids: self.ids(),
             probe: Arc::new(Mappable),
             configz: json!({"maxPods": 110}),
-            eviction: Thresholds::default(),
+            eviction: EvictionSettings::default(),
             log_limits: LogLimits { max_size: 1000, max_files: 3 },
             clock: Clock::system(),
         }

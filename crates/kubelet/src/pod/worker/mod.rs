@@ -52,35 +52,43 @@ use crate::userns::PodUserns;
 use crate::volume::setup::ReadyVolume;
 use stage::{Action, Facts, Stage, step};
 
+/// The node's own decision that a Pod ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// What its status says then.
+    pub(crate) failure: Failure,
+    /// How long its containers get at most.
+    pub(crate) grace: Duration,
+}
+
 /// What the API wants of a Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     /// The API does not have it (any more).
     pub(crate) is_gone: bool,
-    /// The node ends it, and why.
-    pub(crate) eviction: Option<Failure>,
+    /// The node ends it.
+    pub(crate) ending: Option<Ending>,
 }
 
 impl Desired {
     /// A Pod that is meant to run.
     pub(crate) fn of(pod: Arc<Pod>) -> Self {
-        Self { pod, is_gone: false, eviction: None }
+        Self { pod, is_gone: false, ending: None }
     }
 
     pub(crate) fn must_end(&self) -> bool {
-        self.is_gone || self.eviction.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+        self.is_gone || self.ending.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
     /// Seconds between SIGTERM and SIGKILL, at least one.
     fn grace(&self) -> Duration {
         let spec = self.pod.spec.as_ref();
-        if self.eviction.is_some() {
-            return Duration::from_secs(1);
-        }
         let asked = self.pod.metadata.deletion_grace_period_seconds;
         let seconds = asked.or_else(|| spec?.termination_grace_period_seconds).unwrap_or(30);
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(1).max(1))
+        let own = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
+        let given = self.ending.as_ref().map_or(own, |ending| ending.grace.min(own));
+        given.max(Duration::from_secs(1))
     }
 }
 
@@ -230,7 +238,7 @@ impl Worker {
         let desired = self.input.borrow_and_update().clone();
         let desired = self.allocate(desired);
         self.take_conditions(&desired.pod);
-        self.take_eviction(&desired);
+        self.take_ending(&desired);
         let span = tracing::debug_span!(target: "path", "kubelet: look at the runtime", pod = %self.uid);
         let look = observe_pod(&self.shared.cri, &self.uid, &self.shared.ended).instrument(span);
         let observed = match look.await {
@@ -265,11 +273,11 @@ impl Worker {
     }
 
     /// The node ends the Pod: it fails, with the reason.
-    fn take_eviction(&mut self, desired: &Desired) {
-        let Some(eviction) = desired.eviction.as_ref().filter(|_| self.failure.is_none()) else { return };
-        let reason = eviction.reason.clone();
-        self.shared.events.pod(&desired.pod, Kind::Warning, reason, eviction.message.clone());
-        self.failure = Some(eviction.clone());
+    fn take_ending(&mut self, desired: &Desired) {
+        let Some(ending) = desired.ending.as_ref().filter(|_| self.failure.is_none()) else { return };
+        let failure = &ending.failure;
+        self.shared.events.pod(&desired.pod, Kind::Warning, failure.reason.clone(), failure.message.clone());
+        self.failure = Some(failure.clone());
         self.is_over = true;
     }
 
