@@ -56,6 +56,10 @@ impl<K: Eq + Hash + Clone> Backoff<K> {
         let Some(entry) = self.entries.get(key).filter(|entry| !self.has_expired(entry, failed_at)) else {
             return Verdict::Go;
         };
+        // The clock was set back: how long ago it failed is not known, and the new clock may be far from `until`.
+        if failed_at > now {
+            return Verdict::Go;
+        }
         let until = failed_at.saturating_add(entry.wait).unwrap_or(Timestamp::MAX);
         if now < until { Verdict::Wait { until, wait: entry.wait } } else { Verdict::Go }
     }
@@ -96,6 +100,17 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nobody_waiting() {
+        let mut backoff = Backoff::default();
+        backoff.lengthen(&"c", at(0), at(0));
+        let day = 24 * 3600;
+        assert_eq!(backoff.check(&"c", at(1), at(1 - day)), Verdict::Go);
+        backoff.lengthen(&"c", at(1), at(1 - day));
+        let wait = Verdict::Wait { until: at(21 - day), wait: INITIAL + INITIAL };
+        assert_eq!(backoff.check(&"c", at(1 - day), at(2 - day)), wait, "by the new clock");
     }
 
     #[test]

@@ -166,3 +166,21 @@ async fn a_runtime_that_drops_the_mapping_is_found_out() {
     node.wait_for_phase("plain", "Running").await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_by_days_ends_no_pod_and_keeps_none_waiting() {
+    let node = Node::start().await;
+    node.create("p", json!({"hostUsers": false})).await;
+    node.create("other", json!({"containers": [{"name": "o", "image": "image:1"}]})).await;
+    node.wait_for_phase("p", "Running").await;
+    node.wait_for_phase("other", "Running").await;
+    for (days, runs) in [(1, 1), (-1, 2)] {
+        node.set_clock(days);
+        node.script.exit("c", 1);
+        node.wait_for("p", "restarted", |status| restarts(status) == runs && waiting(status).is_none()).await;
+    }
+    let other = node.status("other").await;
+    assert_eq!((other.phase.as_deref(), restarts(&other)), (Some("Running"), 0));
+    assert_eq!(node.script.count("stop_container"), 0);
+    node.stop().await;
+}

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, Namespace, NodeAddress, Pod, PodStatus};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -39,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) is_userns_on: bool,
     /// The node's policy for user namespaces, from the next start of the node agent on.
     pub(crate) policy: userns::policy::Policy,
+    /// Seconds by which the node agent's clock is ahead.
+    ahead: Arc<AtomicI64>,
     kubelet: Option<(JoinHandle<()>, CancellationToken)>,
     shutdown: CancellationToken,
 }
@@ -90,7 +94,18 @@ impl Node {
         let cgroup = format!("/kubelet-test-{}-{:x}", std::process::id(), rand::random::<u32>());
         let server = Some(server);
         let policy = userns::policy::Policy::OptIn;
-        Self { server, admin, script, directory, cgroup, is_userns_on, policy, kubelet: None, shutdown }
+        Self {
+            server,
+            admin,
+            script,
+            directory,
+            cgroup,
+            is_userns_on,
+            policy,
+            ahead: Arc::default(),
+            kubelet: None,
+            shutdown,
+        }
     }
 
     /// Starts the node agent over the runtime as it is now.
@@ -162,8 +177,18 @@ impl Node {
             configz: json!({"maxPods": 110}),
             eviction: EvictionSettings::default(),
             log_limits: LogLimits { max_size: 1000, max_files: 3 },
-            clock: Clock::system(),
+            clock: self.clock(),
         }
+    }
+
+    fn clock(&self) -> Clock {
+        let ahead = Arc::clone(&self.ahead);
+        Clock::from_fn(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::SeqCst)))
+    }
+
+    /// Sets the node agent's clock, while it runs, so many days ahead.
+    pub(crate) fn set_clock(&self, days: i64) {
+        self.ahead.store(days * 24 * 3600, Ordering::SeqCst);
     }
 
     fn ids(&self) -> IdSpaceConfig {
