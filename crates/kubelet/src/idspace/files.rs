@@ -103,9 +103,15 @@ impl PodDirs {
         sync_dir(&self.root)
     }
 
-    /// Removes the record; one that is not there is removed already.
+    /// Removes the record; one that is not there is removed already. An empty directory in its place goes too, else the
+    /// Pod would never be gone; what somebody put into one is not ours to delete.
     pub(super) fn remove(&self, pod: &PodUid) -> io::Result<()> {
-        match fs::remove_file(self.record_path(pod)) {
+        let path = self.record_path(pod);
+        let removed = match fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(&path),
+            other => other,
+        };
+        match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
             Ok(()) => sync_dir(&self.root.join(pod)),
