@@ -16,6 +16,7 @@ mod lifecycle;
 mod manifests;
 mod node;
 mod probes;
+mod records;
 mod restart;
 mod script;
 mod volumes;
