@@ -98,8 +98,4 @@ impl Connection {
     pub(crate) async fn post(&mut self, path: &str, body: Bytes) -> Bytes {
         self.ask(Method::POST, path, "application/json", body).await
     }
-
-    pub(crate) async fn get(&mut self, path: &str) -> Bytes {
-        self.ask(Method::GET, path, "application/json", Bytes::new()).await
-    }
 }

@@ -115,8 +115,11 @@ where
     f64::from(done) / begin.elapsed().as_secs_f64()
 }
 
-/// Makes the Pods.
+/// Makes the Pods, and first what the controllers would have made.
 pub(crate) async fn fill(server: &Server) {
+    let account = json!({"metadata": {"name": "default"}}).to_string();
+    let mut admin = server.target().connect().await;
+    admin.post("/api/v1/namespaces/default/serviceaccounts", account.into()).await;
     let next = Arc::new(AtomicUsize::new(0));
     let begin = Instant::now();
     let running: Vec<_> = connect(server)
