@@ -226,6 +226,42 @@ async fn documents_have_tags_and_answers_have_headers() {
     assert_eq!(answer.headers()["cache-control"], "no-cache, private");
 }
 
+/// Lists are made in pieces: whatever their length, and wherever a piece ends, they are the same list, packed or not.
+#[tokio::test]
+async fn a_list_of_many_pieces_is_one_list() {
+    use std::io::Read as _;
+
+    let client = Client::new().await;
+    let sizes = [60_000, 5_400, 100, 130_000, 1, 65_536, 64_000];
+    for (number, size) in sizes.into_iter().enumerate() {
+        let object = json!({"metadata": {"name": format!("c{number}")}, "data": {"k": "x".repeat(size)}});
+        assert_eq!(client.ask(Method::POST, MAPS, object).await.0, StatusCode::CREATED);
+        let plain = client.send(Method::GET, MAPS, &[], "").await;
+        let list: Value = serde_json::from_slice(plain.body()).unwrap();
+        let lengths: Vec<usize> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| Some(item["data"]["k"].as_str()?.len()))
+            .collect();
+        assert_eq!(lengths, sizes[..=number]);
+        let packed = client.send(Method::GET, MAPS, &[("accept-encoding", "gzip")], "").await;
+        let mut read = Vec::new();
+        if packed.headers().contains_key("content-encoding") {
+            flate2::read::GzDecoder::new(&packed.body()[..]).read_to_end(&mut read).unwrap();
+        } else {
+            read.extend_from_slice(packed.body());
+        }
+        assert!(read == plain.body()[..], "{number}");
+        let yaml = client.send(Method::GET, MAPS, &[("accept", "application/yaml")], "").await;
+        let yaml = std::str::from_utf8(yaml.body()).unwrap();
+        assert!(
+            yaml.contains("kind: ConfigMapList\n") && yaml.matches("\n    k: ").count() == number + 1,
+            "{number}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn paths_and_methods_that_are_not_served_are_said_to_be_so() {
     let client = Client::new().await;

@@ -6,7 +6,7 @@
 /// libraries than glibc are left as they are.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
-    for (parameter, value) in SETTINGS {
+    for (parameter, value) in settings() {
         // SAFETY: it sets a number of the allocator, under the allocator's own lock; one that it refuses changes nothing.
         unsafe { libc::mallopt(parameter, value) };
     }
@@ -14,20 +14,28 @@ pub fn give_back() {
 
 /// The numbers of mallopt(3), sizes in bytes.
 #[cfg(target_env = "gnu")]
-const SETTINGS: [(libc::c_int, libc::c_int); 3] = [
-    // The default is eight for each CPU.
-    (libc::M_ARENA_MAX, 2),
-    // Larger blocks are mapped by themselves. It is the default, which would grow with each such block that is freed.
-    (libc::M_MMAP_THRESHOLD, 128 * 1024),
-    // What may be free at a heap's end; the default grows, too.
-    (libc::M_TRIM_THRESHOLD, 256 * 1024),
-];
+fn settings() -> [(libc::c_int, libc::c_int); 3] {
+    let processors = std::thread::available_parallelism().ok();
+    let heaps = processors.and_then(|number| number.get().try_into().ok()).unwrap_or(MOST_HEAPS);
+    [
+        // One for each processor; the default is eight.
+        (libc::M_ARENA_MAX, heaps.min(MOST_HEAPS)),
+        // Larger blocks are mapped by themselves. It is the default, which would grow with each such block that is freed.
+        (libc::M_MMAP_THRESHOLD, 128 * 1024),
+        // What may be free at a heap's end; the default grows, too.
+        (libc::M_TRIM_THRESHOLD, 256 * 1024),
+    ]
+}
+
+/// Heaps of a machine with very many processors.
+#[cfg(target_env = "gnu")]
+const MOST_HEAPS: libc::c_int = 8;
 
 #[cfg(all(test, target_env = "gnu"))]
 mod tests {
     #[test]
     fn the_allocator_takes_each_setting() {
-        for (parameter, value) in super::SETTINGS {
+        for (parameter, value) in super::settings() {
             // SAFETY: as in `give_back`.
             let taken = unsafe { libc::mallopt(parameter, value) };
             assert_eq!(taken, 1, "{parameter}");
