@@ -42,6 +42,7 @@ mod review;
 mod server;
 mod service;
 mod snapshot;
+mod stall;
 mod subresource;
 mod tls;
 mod token;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Peer;
 use crate::identity::RequestIdentity;
 use crate::server::Server;
+use crate::stall::{Leave, Patient};
 use crate::{authn, body};
 
 /// Connections at a time.
@@ -85,30 +86,36 @@ async fn connection(
     shutdown: CancellationToken,
 ) {
     stream.set_nodelay(true).ok();
+    let leave = Leave::default();
+    let stream = Patient::new(stream, leave.clone());
     let handshake = tokio::select! {
         done = tokio::time::timeout(PATIENCE, acceptor.accept(stream)) => done,
         () = shutdown.cancelled() => return,
     };
     match handshake {
-        Ok(Ok(stream)) => serve(stream, peer, server, shutdown).await,
+        Ok(Ok(stream)) => serve(stream, (peer, leave), server, shutdown).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
     }
 }
 
 async fn serve(
-    stream: TlsStream<TcpStream>,
-    peer: SocketAddr,
+    stream: TlsStream<Patient<TcpStream>>,
+    (peer, leave): (SocketAddr, Leave),
     server: Arc<Server>,
     shutdown: CancellationToken,
 ) {
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
     let identity = certificate.and_then(|certificate| authn::of_certificate(&certificate)).map(Arc::new);
+    let spoke = CancellationToken::new();
+    let has_spoken = spoke.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, identity) = (server.clone(), identity.clone());
+        has_spoken.cancel();
+        let (server, identity, leave) = (server.clone(), identity.clone(), leave.clone());
         async move {
             let mut request = request.map(body::boxed);
             request.extensions_mut().insert(Peer(peer.ip()));
+            request.extensions_mut().insert(leave);
             if let Some(identity) = identity {
                 request.extensions_mut().insert(RequestIdentity(identity));
             }
@@ -127,6 +134,10 @@ async fn serve(
     tokio::pin!(connection);
     let done = tokio::select! {
         done = connection.as_mut() => Ok(done),
+        () = silence(&spoke) => {
+            tracing::debug!(%peer, "a connection asked nothing");
+            return;
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(FAREWELL, connection.as_mut()).await
@@ -134,5 +145,13 @@ async fn serve(
     };
     if let Ok(Err(error)) = done {
         tracing::debug!(%peer, %error, "a connection ended");
+    }
+}
+
+/// Ends when a connection has asked nothing for as long as it may wait for the head of a request. The server knows the
+/// protocol from the first bytes only, so that no protocol's own patience can hold before them.
+async fn silence(spoke: &CancellationToken) {
+    if tokio::time::timeout(IDLE, spoke.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }

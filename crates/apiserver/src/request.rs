@@ -196,9 +196,13 @@ impl RequestInfo {
 
     /// Whether the answer may take as long as the client likes.
     pub(crate) fn is_long_running(&self) -> bool {
-        self.verb == "watch"
-            || (self.is_resource
-                && matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy"))
+        self.verb == "watch" || self.is_unhurried()
+    }
+
+    /// Whether the client may read the answer as slowly as it likes.
+    pub(crate) fn is_unhurried(&self) -> bool {
+        self.is_resource
+            && matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy")
     }
 
     /// Whether the request changes something.

@@ -32,6 +32,7 @@ use crate::list::Listed;
 use crate::metrics::Metrics;
 use crate::request::RequestInfo;
 use crate::response::{self, Accepted, Offer, ResponseBody, negotiate};
+use crate::stall::Leave;
 use crate::token::Signer;
 use crate::watch::Watch;
 use crate::write::{Part, Write, Written};
@@ -129,6 +130,11 @@ impl Server {
         trail.allowed = self.authorizer.allows(&self.cache, &authz::question(&user, info));
         if trail.allowed.is_none() {
             return Err(authz::forbidden(&user, info));
+        }
+        if info.is_unhurried()
+            && let Some(leave) = request.extensions().get::<Leave>()
+        {
+            leave.give();
         }
         let call = Call { server: self, user: &user, info };
         if info.is_resource { call.resource(request).boxed().await } else { call.other(&request) }

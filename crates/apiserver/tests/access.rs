@@ -7,13 +7,22 @@ mod common;
 use api::kind::{Kind, kinds};
 use apiserver::Identity;
 use common::client::World;
-use http::{Method, StatusCode};
+use common::connection::{self, Http2};
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// The paths of a kind and of everything below it, each with the methods that it serves.
-fn routes_of(kind: &Kind) -> Vec<(Method, String)> {
+/// What no answer may hold: the content of the one secret.
+const CONTENT: &str = "bm90IGZvciB5b3U=";
+/// The reviews of oneself, open to whoever is known.
+const OPEN_TO_USERS: [&str; 3] =
+    ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+/// Open to everyone.
+const OPEN: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
+
+/// The paths of a kind, of its objects and of everything below them.
+fn paths_of(kind: &Kind) -> Vec<String> {
     let root = if kind.group.is_empty() {
         "/api/v1".to_owned()
     } else {
@@ -23,80 +32,159 @@ fn routes_of(kind: &Kind) -> Vec<(Method, String)> {
     let here =
         if kind.namespaced { format!("{root}/namespaces/default/{}", kind.plural) } else { all.clone() };
     let one = format!("{here}/secret-name");
-    let method = |verb: &str| match verb {
-        "create" => Method::POST,
-        "update" => Method::PUT,
-        "patch" => Method::PATCH,
-        "delete" | "deletecollection" => Method::DELETE,
-        _ => Method::GET,
-    };
-    let mut routes = Vec::new();
-    for verb in kind.verbs {
-        let paths = match *verb {
-            "list" => vec![all.clone(), here.clone()],
-            "watch" => {
-                vec![format!("{all}?watch=true&timeoutSeconds=1"), format!("{here}?watch=1&timeoutSeconds=1")]
-            }
-            "create" | "deletecollection" => vec![here.clone()],
-            _ => vec![one.clone()],
-        };
-        routes.extend(paths.into_iter().map(|path| (method(verb), path)));
-    }
-    for below in kind.subresources {
-        routes.extend(below.verbs.iter().map(|verb| (method(verb), format!("{one}/{}", below.name))));
-    }
-    routes
+    let mut paths = vec![
+        format!("{all}?watch=true&timeoutSeconds=1"),
+        format!("{here}?watch=1&timeoutSeconds=1"),
+        format!("{here}?fieldSelector=metadata.name%3Dsecret-name"),
+        format!("{one}?watch=true&timeoutSeconds=1"),
+        format!("{root}/watch/{}", kind.plural),
+        format!("{root}//{}/", kind.plural),
+    ];
+    paths.extend(kind.subresources.iter().map(|below| format!("{one}/{}", below.name)));
+    paths.extend(["status", "scale", "proxy/x", "nothing"].map(|name| format!("{one}/{name}")));
+    paths.extend([all, here, one]);
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// The paths that are no resource's: documents, metrics, what a client may try.
+fn other_paths() -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/",
+        "/api",
+        "/api/",
+        "/api/v1",
+        "/apis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/api/v1",
+        "/metrics",
+        "/openid/v1/jwks",
+        "/.well-known/openid-configuration",
+        "/kakoi/snapshot",
+        "/healthz/ping",
+        "/readyz/store",
+        "/livez/nothing",
+        "/logs",
+        "/debug/pprof",
+        "/api/v1/nothing",
+        "/api/v2/secrets",
+        "/apis/example.com/v1/things",
+        "/api/v1/../v1/namespaces/default/secrets/secret-name",
+        "/API/v1/secrets",
+        "/api/v1/%73ecrets",
+        "//api/v1/namespaces/default/secrets",
+        "/api/v1/namespaces/default%2fsecrets/secret-name",
+        "/api/v1/namespaces/%64efault/secrets/secret-name",
+        "/healthz/../api/v1/secrets",
+        "/version/../api/v1/secrets",
+    ]
+    .map(str::to_owned)
+    .into();
+    paths.extend(kinds().iter().filter(|kind| !kind.group.is_empty()).flat_map(|kind| {
+        [format!("/apis/{}", kind.group), format!("/apis/{}/{}", kind.group, kind.version)]
+    }));
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+async fn world_with_a_secret() -> World {
+    let world = World::new().await;
+    let secret = json!({"metadata": {"name": "secret-name"}, "data": {"k": CONTENT}});
+    world.admin.make("/api/v1/namespaces/default/secrets", secret).await;
+    world
 }
 
 #[tokio::test]
 async fn no_route_answers_who_has_no_role() {
-    let world = World::new().await;
-    let secret = json!({"metadata": {"name": "secret-name"}, "stringData": {"k": "v"}});
-    world.admin.make("/api/v1/namespaces/default/secrets", secret).await;
+    let world = world_with_a_secret().await;
     let stranger = world.user("stranger");
     let nobody = world.client(Identity::anonymous());
-    let open_to_users = ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
     let mut asked = 0;
-    for kind in kinds() {
-        for (method, uri) in routes_of(kind) {
+    for (kind, uri) in kinds().iter().flat_map(|kind| paths_of(kind).into_iter().map(move |uri| (kind, uri)))
+    {
+        let path = uri.split('?').next().unwrap().trim_end_matches('/');
+        let is_review = OPEN_TO_USERS.contains(&kind.plural) && !path.contains("/watch/");
+        for method in METHODS {
             for (client, is_known) in [(&stranger, true), (&nobody, false)] {
                 let response = client.send(method.clone(), &uri, &[], "{}").await;
-                let is_open = is_known && open_to_users.contains(&kind.plural);
+                let names_it = path.ends_with(kind.plural) || path.ends_with("secret-name");
+                let is_open = is_known && is_review && names_it && method == Method::POST;
                 assert_eq!(response.status() == StatusCode::FORBIDDEN, !is_open, "{method} {uri}");
+                assert!(!String::from_utf8_lossy(response.body()).contains(CONTENT), "{method} {uri}");
                 if !is_open {
                     let said: Value = serde_json::from_slice(response.body()).unwrap();
                     assert_eq!(
                         (&said["kind"], &said["reason"]),
                         (&json!("Status"), &json!("Forbidden")),
-                        "{uri}"
+                        "{method} {uri}"
                     );
                 }
                 asked += 1;
             }
         }
     }
-    assert!(asked > 1000, "{asked}");
-    for path in [
-        "/api/v1/nothing",
-        "/apis/example.com/v1/things",
-        "/metrics",
-        "/readyz/ping",
-        "/logs",
-        "/debug/pprof",
-        "/kakoi/snapshot",
-        "/",
-    ] {
-        for client in [&stranger, &nobody] {
-            assert_eq!(client.get(path).await.0, StatusCode::FORBIDDEN, "{path}");
+    assert!(asked > 10_000, "{asked}");
+    for path in other_paths() {
+        for method in METHODS {
+            let response = nobody.send(method.clone(), &path, &[], "{}").await;
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{method} {path}");
+            assert!(!String::from_utf8_lossy(response.body()).contains(CONTENT), "{method} {path}");
         }
     }
-    for path in ["/api", "/apis", "/openapi/v3", "/openid/v1/jwks", "/api/v1"] {
-        assert_eq!(nobody.get(path).await.0, StatusCode::FORBIDDEN, "{path}");
-    }
-    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+    for path in OPEN {
         assert_eq!(nobody.send(Method::GET, path, &[], "").await.status(), StatusCode::OK, "{path}");
+        assert_eq!(nobody.send(Method::POST, path, &[], "").await.status(), StatusCode::FORBIDDEN, "{path}");
     }
-    assert_eq!(stranger.get("/api/v1").await.0, StatusCode::OK);
+    for path in ["/metrics", "/kakoi/snapshot", "/readyz/ping", "/logs", "/"] {
+        assert_eq!(stranger.get(path).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(stranger.get("/api/v1").await.0, StatusCode::OK, "discovery is for whoever is known");
+}
+
+#[tokio::test]
+async fn over_the_wire_no_certificate_and_no_forged_token_opens_a_route() {
+    let world = world_with_a_secret().await;
+    let foreign = World::new().await;
+    // A token of another server's, which is good there.
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    foreign.admin.make(accounts, json!({"metadata": {"name": "default"}})).await;
+    let made = foreign.admin.make(&format!("{accounts}/default/token"), json!({"spec": {}})).await;
+    let token = made["status"]["token"].as_str().unwrap().to_owned();
+    let mut nobody = Http2::new(&world, None).await;
+    let headers = [
+        (None, StatusCode::FORBIDDEN),
+        (Some("Basic YWRtaW46YWRtaW4=".to_owned()), StatusCode::FORBIDDEN),
+        (Some(format!("Bearer {token}")), StatusCode::UNAUTHORIZED),
+        (Some("Bearer abcdef.0123456789abcdef".to_owned()), StatusCode::UNAUTHORIZED),
+        (Some("Bearer e30.e30.e30".to_owned()), StatusCode::UNAUTHORIZED),
+    ];
+    for uri in kinds().iter().flat_map(paths_of).chain(other_paths()) {
+        for (header, code) in &headers {
+            let mut request = Request::builder().uri(&uri);
+            if let Some(header) = header {
+                request = request.header("authorization", header);
+            }
+            let response = nobody.send(request.body("").unwrap()).await;
+            assert_eq!(response.status(), *code, "{uri} {header:?}");
+            assert!(!String::from_utf8_lossy(response.body()).contains(CONTENT), "{uri}");
+        }
+    }
+    // Whoever is nobody speaks for nobody.
+    let request = Request::builder().uri("/api/v1/secrets").header("impersonate-user", "admin");
+    let request = request.header("impersonate-group", "system:masters").body("").unwrap();
+    assert_eq!(nobody.send(request).await.status(), StatusCode::FORBIDDEN);
+    let mut admin = Http2::new(&world, Some(&connection::admin(&world))).await;
+    let secrets = admin.send(Request::builder().uri("/api/v1/secrets").body("").unwrap()).await;
+    assert!(
+        String::from_utf8_lossy(secrets.body()).contains(CONTENT),
+        "the admin's certificate does open it"
+    );
 }
 
 fn role(name: &str, rules: &Value) -> Value {

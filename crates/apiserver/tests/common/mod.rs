@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at its first surprise")]
 
 pub(crate) mod client;
+pub(crate) mod connection;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ pub(crate) struct Cluster {
     pub(crate) runtime: Runtime,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) shutdown: CancellationToken,
+    /// The program that speaks to it.
+    pub(crate) kubectl: PathBuf,
 }
 
 /// What a command said.
@@ -41,7 +44,8 @@ impl Cluster {
         let mut config = config(directory.path().to_owned());
         change(&mut config);
         let server = runtime.block_on(apiserver::start(config, shutdown.clone())).unwrap();
-        let cluster = Self { server: Some(server), runtime, directory, shutdown };
+        let kubectl = PathBuf::from("kubectl");
+        let cluster = Self { server: Some(server), runtime, directory, shutdown, kubectl };
         cluster.make_accounts();
         cluster
     }
@@ -58,7 +62,7 @@ impl Cluster {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
