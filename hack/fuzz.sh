@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of fuzz/Cargo.toml (or those that are named), two side by side, KAKOI_FUZZ_SECONDS each.
+# Runs the fuzz targets of fuzz/Cargo.toml (or those that are named), three side by side, KAKOI_FUZZ_SECONDS each.
 # What libFuzzer learns stays in target/fuzz/corpus; an input that broke a target stays in target/fuzz/crashes.
 #   hack/fuzz.sh                      every target
 #   hack/fuzz.sh spdy websocket       these
@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${KAKOI_FUZZ_SECONDS:-60}
-width=2
+width=3
 out=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 # Bytes of the largest input, and seconds after which one input counts as a hang.
 limits=(-max_len=32768 -timeout=20 -rss_limit_mb=2048)

@@ -2,7 +2,7 @@
 //! upstream's admission plugins are. Webhooks and CEL policies will be further steps of the same list. The quota comes
 //! after all of them, as upstream's does: [`quota::take`] holds what it granted until the object is stored.
 
-mod certificate;
+pub(crate) mod certificate;
 mod limit;
 mod namespace;
 mod node;

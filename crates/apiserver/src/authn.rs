@@ -92,7 +92,7 @@ impl StaticTokens {
     }
 }
 
-fn read_line(line: &str) -> Option<(&str, Identity)> {
+pub(crate) fn read_line(line: &str) -> Option<(&str, Identity)> {
     let mut words = line.trim().splitn(4, ',');
     let (token, user, uid) = (words.next()?, words.next()?, words.next()?);
     let groups = words.next().unwrap_or_default().trim().trim_matches('"');
@@ -203,13 +203,13 @@ impl Tokens<'_> {
 }
 
 /// The two halves of a bootstrap token: six and sixteen small letters and digits.
-fn bootstrap_parts(token: &str) -> Option<(&str, &str)> {
+pub(crate) fn bootstrap_parts(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     (id.len() == 6 && secret.len() == 16 && is_plain(id) && is_plain(secret)).then_some((id, secret))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();

@@ -14,7 +14,7 @@ const EXTRA: &str = "impersonate-extra-";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 
 /// Whom the headers name; `None` when they name nobody.
-fn named(headers: &HeaderMap) -> Result<Option<Identity>, Status> {
+pub(crate) fn named(headers: &HeaderMap) -> Result<Option<Identity>, Status> {
     let texts = |name: &str| -> Vec<String> {
         let values = headers.get_all(name).iter();
         values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()

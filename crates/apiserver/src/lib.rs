@@ -16,10 +16,16 @@ mod cache;
 mod component;
 mod compress;
 mod delete;
+#[cfg(feature = "descriptions")]
+mod description;
+#[cfg(not(feature = "descriptions"))]
+#[path = "description/absent.rs"]
 mod description;
 mod document;
 mod fence;
 mod file;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod health;
 mod housekeeping;
 mod identity;

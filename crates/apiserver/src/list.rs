@@ -65,8 +65,8 @@ impl Filter {
 }
 
 /// Where the next page begins.
-#[derive(Debug, Serialize, Deserialize)]
-struct Continue {
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Continue {
     v: String,
     rv: i64,
     start: String,
@@ -82,12 +82,12 @@ impl Continue {
         Self { v: CONTINUE_VERSION.to_owned(), rv, start: format!("{start}\0") }
     }
 
-    fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         // Two texts and a number always make JSON.
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    fn decode(text: &str) -> Result<Self, Status> {
+    pub(crate) fn decode(text: &str) -> Result<Self, Status> {
         let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
         let engine = if text.ends_with('=') { &URL_SAFE } else { &URL_SAFE_NO_PAD };
         let bytes = engine.decode(text).map_err(|error| bad(&error.to_string()))?;
@@ -104,7 +104,7 @@ impl Continue {
 
 /// The parameters of a list.
 #[derive(Debug)]
-struct Options<'a> {
+pub(crate) struct Options<'a> {
     limit: usize,
     token: Option<Continue>,
     version: &'a str,
@@ -113,7 +113,7 @@ struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    fn parse(query: &'a Query) -> Result<Self, Status> {
+    pub(crate) fn parse(query: &'a Query) -> Result<Self, Status> {
         let version = query.get("resourceVersion");
         let token = query.get("continue");
         check_options(query)?;

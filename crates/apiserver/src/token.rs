@@ -121,12 +121,12 @@ impl Signer {
 
     /// Signs.
     pub(crate) fn sign(&self, claims: &Claims) -> Result<String, ring::error::Unspecified> {
-        let header = json!({"alg": "ES256", "kid": self.key_id});
-        let encode = |value: Result<Vec<u8>, serde_json::Error>| {
-            value.map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).map_err(|_| ring::error::Unspecified)
-        };
-        let text =
-            format!("{}.{}", encode(serde_json::to_vec(&header))?, encode(serde_json::to_vec(claims))?);
+        self.sign_payload(&serde_json::to_vec(claims).map_err(|_| ring::error::Unspecified)?)
+    }
+
+    pub(crate) fn sign_payload(&self, payload: &[u8]) -> Result<String, ring::error::Unspecified> {
+        let header = json!({"alg": "ES256", "kid": self.key_id}).to_string();
+        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let signature = self.key.sign(&self.random, text.as_bytes())?;
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }

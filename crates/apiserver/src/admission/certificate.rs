@@ -98,7 +98,7 @@ pub(super) fn check_subject(ask: Ask<'_>) -> Result<Vec<String>, Status> {
 }
 
 /// The organisations of a request's subject; `None` for what is no request, which the kind's own rules refuse.
-fn organisations(encoded: &str) -> Option<Vec<String>> {
+pub(crate) fn organisations(encoded: &str) -> Option<Vec<String>> {
     let pem = STANDARD.decode(encoded).ok()?;
     let der = CertificateSigningRequestDer::from_pem_slice(&pem).ok()?;
     let (_, request) = X509CertificationRequest::from_der(&der).ok()?;

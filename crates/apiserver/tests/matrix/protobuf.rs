@@ -36,7 +36,7 @@ fn value_of(number: u32, kind: FieldKind, value: &Value) -> Vec<u8> {
             let pairs = value.as_object().unwrap().iter();
             pairs
                 .flat_map(|(key, one)| {
-                    bytes(number, [bytes(1, key.as_bytes().to_vec()), value_of(2, *item, one)].concat())
+                    bytes(number, [bytes(1, key.as_bytes().to_vec()), map_value(*item, one)].concat())
                 })
                 .collect()
         }
@@ -54,11 +54,46 @@ fn value_of(number: u32, kind: FieldKind, value: &Value) -> Vec<u8> {
         },
         FieldKind::Time | FieldKind::MicroTime => {
             let time: jiff::Timestamp = value.as_str().unwrap().parse().unwrap();
-            bytes(number, [varint(1 << 3), varint(time.as_second().cast_unsigned())].concat())
+            let seconds = [varint(1 << 3), varint(time.as_second().cast_unsigned())].concat();
+            let nanos = i64::from(time.subsec_nanosecond()).cast_unsigned();
+            bytes(number, [seconds, varint(2 << 3), varint(nanos)].concat())
         }
-        FieldKind::Raw => bytes(number, bytes(1, value.to_string().into_bytes())),
+        FieldKind::Float => {
+            let bits = value.as_f64().unwrap().to_le_bytes().to_vec();
+            [varint((u64::from(number) << 3) | 1), bits].concat()
+        }
+        FieldKind::Raw | FieldKind::Json | FieldKind::Fields => {
+            bytes(number, bytes(1, value.to_string().into_bytes()))
+        }
         FieldKind::Str => bytes(number, text(value)),
-        other => panic!("no sample has a {other:?}: {value}"),
+        FieldKind::SchemaOrArray | FieldKind::SchemaOrBool | FieldKind::SchemaOrStrings => {
+            bytes(number, schema(kind, value))
+        }
+    }
+}
+
+/// The value of a map's pair: a list has a message of its own there.
+fn map_value(kind: FieldKind, value: &Value) -> Vec<u8> {
+    match kind {
+        FieldKind::List(item) => {
+            let items = value.as_array().unwrap().iter().flat_map(|one| value_of(1, *item, one));
+            bytes(2, items.collect())
+        }
+        _ => value_of(2, kind, value),
+    }
+}
+
+/// The unions of JSON schemas.
+fn schema(kind: FieldKind, value: &Value) -> Vec<u8> {
+    let ty = type_named("apiextensions.v1.JSONSchemaProps").unwrap();
+    match (value, kind) {
+        (Value::Bool(allows), _) => [varint(1 << 3), varint(u64::from(*allows))].concat(),
+        (Value::Array(items), FieldKind::SchemaOrStrings) => {
+            items.iter().flat_map(|item| bytes(2, text(item))).collect()
+        }
+        (Value::Array(items), _) => items.iter().flat_map(|item| bytes(2, message(ty, item))).collect(),
+        (_, FieldKind::SchemaOrBool) => [varint(1 << 3), varint(1), bytes(2, message(ty, value))].concat(),
+        _ => bytes(1, message(ty, value)),
     }
 }
 
