@@ -52,9 +52,11 @@ fn size(what: &str, server: &Server, bound: &str) {
 /// A Pod as a workload makes it: a small container, and annotations up to the size.
 fn pod(name: &str) -> Value {
     let mut pod = crate::pods::pod(name, false);
-    pod["metadata"]["labels"] = json!({"app": "bench", "tier": "none"});
     let pad = POD_SIZE.saturating_sub(pod.to_string().len());
-    pod["metadata"]["annotations"] = json!({"bench/pad": "x".repeat(pad)});
+    if let Some(metadata) = pod.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.insert("labels".to_owned(), json!({"app": "bench", "tier": "none"}));
+        metadata.insert("annotations".to_owned(), json!({"bench/pad": "x".repeat(pad)}));
+    }
     pod
 }
 
@@ -96,7 +98,8 @@ async fn list(connection: &mut Connection, header: (&str, &str)) -> Duration {
 
 /// In milliseconds.
 fn cpu_of_each(server: &Server, before: Duration, count: usize) -> f64 {
-    (server.cpu() - before).as_secs_f64() * 1e3 / f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+    server.cpu().saturating_sub(before).as_secs_f64() * 1e3
+        / f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// What the server's CPU does for one change of a Pod's status, of which the start of a Pod has about five.
