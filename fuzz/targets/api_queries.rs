@@ -6,7 +6,7 @@
 #![no_main]
 
 use api::kind;
-use api::selector::{FieldSelector, LabelSelector, Operator, Requirement};
+use api::selector::{FieldSelector, LabelSelector, Operator, Requirement, Selectable};
 use fuzz::object::split_line;
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
@@ -66,7 +66,7 @@ fn fields(text: &str) {
         let Ok(selector) = FieldSelector::parse(kind, text) else { continue };
         let other = json!({"metadata": {"name": "other", "namespace": "other"}});
         let wants_other = |field| selector.required_value(field).is_none_or(|value| value == "other");
-        if selector.matches(&other) {
+        if selector.matches(&Selectable::of(kind, &other)) {
             assert!(wants_other("metadata.name") && wants_other("metadata.namespace"), "{text}");
         }
     }
