@@ -1,4 +1,5 @@
-//! What clients accept and how answers are written: objects, Tables and metadata alone, as JSON or YAML. Protobuf is read but not written: every client that asks for it takes JSON too.
+//! What clients accept and how answers are written: objects, Tables and metadata alone, as JSON or YAML. Protobuf is read
+//! but not written: every client that asks for it takes JSON too.
 
 use std::fmt::Write as _;
 

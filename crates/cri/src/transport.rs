@@ -104,7 +104,8 @@ async fn remove_dead_socket(path: &Path) -> Result<(), BindError> {
     std::fs::remove_file(path).map_err(io_error)
 }
 
-/// Connects to the gRPC server at the Unix socket `path`: a CRI runtime or a node's plugin. The channel reconnects by itself later.
+/// Connects to the gRPC server at the Unix socket `path`: a CRI runtime or a node's plugin. The channel reconnects by
+/// itself later.
 ///
 /// # Errors
 /// When nobody answers within 5 seconds.

@@ -1,9 +1,9 @@
 //! The container runtime: the CRI services over images, the Pod network and one shim per Pod.
 //!
-//! [`Runtime::start`] finds what an earlier daemon left and takes it over; [`Runtime::connect`] and
-//! [`Runtime::listen`] serve CRI. Requests are worked out as plans first (pure functions), then carried out in short steps, each
-//! of which is recorded so that the daemon may die between any two. Containers belong to their shims, so
-//! [`Runtime::shutdown`] leaves them running; [`Runtime::stop_all`] ends them.
+//! [`Runtime::start`] finds what an earlier daemon left and takes it over; [`Runtime::connect`] and [`Runtime::listen`]
+//! serve CRI. Requests are worked out as plans first (pure functions), then carried out in short steps, each of which is
+//! recorded so that the daemon may die between any two. Containers belong to their shims, so [`Runtime::shutdown`]
+//! leaves them running; [`Runtime::stop_all`] ends them.
 
 mod cdi;
 mod cgroup;

@@ -41,19 +41,26 @@ pub struct Requirement {
     pub values: Vec<String>,
 }
 
+impl Operator {
+    /// The operator that a node selector's requirement names so.
+    pub fn of_node_selector(name: &str) -> Option<Self> {
+        Some(match name {
+            "In" => Self::In,
+            "NotIn" => Self::NotIn,
+            "Exists" => Self::Exists,
+            "DoesNotExist" => Self::DoesNotExist,
+            "Gt" => Self::Gt,
+            "Lt" => Self::Lt,
+            _ => return None,
+        })
+    }
+}
+
 impl Requirement {
     /// An entry of `matchExpressions` or `matchFields` of a node selector's term; `None` where its operator is unknown,
     /// which no validated object has.
     pub fn of_node_selector(entry: &Value) -> Option<Self> {
-        let operator = match entry.text("operator") {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            "Gt" => Operator::Gt,
-            "Lt" => Operator::Lt,
-            _ => return None,
-        };
+        let operator = Operator::of_node_selector(entry.text("operator"))?;
         let values = entry.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         Some(Self { key: entry.text("key").to_owned(), operator, values })
     }

@@ -157,15 +157,7 @@ fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, S
 }
 
 fn holds(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let operator = match wanted.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::Gt,
-        "Lt" => Operator::Lt,
-        _ => return false,
-    };
+    let Some(operator) = Operator::of_node_selector(&wanted.operator) else { return false };
     let values = wanted.values.clone().unwrap_or_default();
     Requirement { key: wanted.key.clone(), operator, values }.matches_value(value)
 }

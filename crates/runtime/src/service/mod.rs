@@ -1,5 +1,5 @@
-//! The two CRI services and ours beside them: requests in, verbs called, answers out. What is not served here answers Unimplemented with
-//! the method's name.
+//! The two CRI services and ours beside them: requests in, verbs called, answers out. What is not served here answers
+//! Unimplemented with the method's name.
 
 pub(crate) mod image;
 mod list;

@@ -30,6 +30,7 @@ impl Images for ImageServer {
     async fn pull(&self, request: Request<PullRequest>) -> list::Answer<PullProgress> {
         let name = request.into_inner().image;
         let images = Arc::clone(&self.0.config.images);
+        let shutdown = self.0.shutdown.clone();
         let (sender, receiver) = mpsc::channel(AHEAD);
         self.0.tasks.spawn(async move {
             let (mut now, mut last) = (Progress::default(), None::<Instant>);
@@ -44,6 +45,8 @@ impl Images for ImageServer {
             let pulled = tokio::select! {
                 pulled = images.pull(&name, None, tell) => pulled,
                 () = sender.closed() => return,
+                // The caller hears of no end and can say so: a registry that hangs must not hold the daemon.
+                () = shutdown.cancelled() => return,
             };
             let end = pulled.map(|record| PullProgress { image_id: record.id, ..message(now) });
             // The caller may have gone away now: the image is here all the same.
@@ -69,7 +72,7 @@ impl Images for ImageServer {
         if found {
             Ok(Response::new(PinResponse {}))
         } else {
-            Err(Error::NotFound { what: "the image", id: image }.into())
+            Err(Error::NotFound { what: "image", id: image }.into())
         }
     }
 }
