@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Kept, Node, SharedNode};
+use tests::{Kept, Node, NodeOptions, SharedNode};
 
 static NODE: SharedNode = SharedNode::new(Node::start);
 
@@ -351,4 +351,52 @@ fn f13_the_counters_of_user_namespaces_count_each_pod_that_asks_for_one() {
     let events = node.kubectl(&["events", "--for", "pod/failing"]).ok();
     assert!(events.contains("FailedCreatePodSandBox") && events.contains("absent"), "{events}");
     node.kubectl(&["delete", "pod", "failing", "--wait=false"]).ok();
+}
+
+#[test]
+fn on_a_node_of_both_families_a_pod_has_an_address_of_each_and_is_reached_by_both() {
+    let flags = vec!["--pod-cidr=fd85:a::/64,10.85.7.0/24".to_owned()];
+    let node = Node::start_with(NodeOptions { flags, ..NodeOptions::default() });
+    let spec = node.get("node/node");
+    assert_eq!(spec["spec"]["podCIDRs"], json!(["fd85:a::/64", "10.85.7.0/24"]));
+    assert_eq!(spec["status"]["addresses"][0], json!({"type": "InternalIP", "address": "fd85:a::1"}));
+    let probe = each_second(json!({"httpGet": {"port": 80, "path": "/"}}));
+    let env = json!([{"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}]);
+    let ports = json!([{"containerPort": 80, "hostPort": 8085}]);
+    let line = "mkdir /w && echo served >/w/index.html && exec httpd -f -p [::]:80 -h /w";
+    let served = container("c", line, json!({"readinessProbe": probe, "env": env, "ports": ports}));
+    node.apply(&pod("server", json!({"containers": [served]})));
+    node.apply(&pod("client", json!({"containers": [container("c", FOREVER, json!({}))]})));
+    node.ready(&["server", "client"]);
+
+    let server = node.get("pod/server");
+    let ips: Vec<&str> =
+        server["status"]["podIPs"].as_array().unwrap().iter().map(|ip| ip["ip"].as_str().unwrap()).collect();
+    let [v6, v4] = ips[..] else { panic!("{ips:?}") };
+    assert!(v6.starts_with("fd85:a::") && v4.starts_with("10.85.7."), "{ips:?}");
+    assert_eq!(server["status"]["podIP"], v6);
+    assert_eq!(node.exec("server", &["sh", "-c", "echo $IPS"]).ok(), format!("{v6},{v4}\n"));
+    let hosts = node.exec("server", &["cat", "/etc/hosts"]).ok();
+    assert!(
+        hosts.contains(&format!("{v6}\tserver\n")) && hosts.contains(&format!("{v4}\tserver\n")),
+        "{hosts}"
+    );
+    let ask = |nc: &str| format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | {nc} | tail -n 1");
+    for ip in [v6, v4] {
+        let line = ask(&format!("nc -w 20 {ip} 80"));
+        assert_eq!(node.exec("client", &["sh", "-c", &line]).ok(), "served\n", "{ip}");
+    }
+    for ip in ["fd85:a::1", "10.85.7.1", "127.0.0.1"] {
+        let line = ask(&format!("busybox nc -w 20 {ip} 8085"));
+        assert_eq!(node.shell(&line).ok(), "served\n", "{ip}");
+    }
+    let table = node.kubectl(&["get", "pod", "server", "-o", "wide"]).ok();
+    assert!(table.contains(v6), "{table}");
+}
+
+#[test]
+fn a_node_whose_pods_could_not_find_the_api_server_is_refused() {
+    let node = Node::prepare(NodeOptions::default());
+    let refused = node.kakoi(&["up", "--pod-cidr", "fd85:a::/64"]).refused();
+    assert!(refused.contains("fd85:a::/64 alone") && refused.contains("add an IPv4 range"), "{refused}");
 }

@@ -97,14 +97,15 @@ pub(crate) struct Up {
     /// The kubelet's port [default: 10250; with --root, derived from it]
     #[arg(long, value_name = "N")]
     kubelet_port: Option<u16>,
-    /// The address that both listen on [default: 0.0.0.0]
+    /// The address that both listen on [default: 0.0.0.0; with IPv6 Pods, ::]
     #[arg(long, value_name = "ADDRESS")]
     bind_address: Option<IpAddr>,
     /// The Node's name [default: the machine's]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
-    #[arg(long, value_name = "CIDR")]
+    /// The Pods' addresses; with a range of each family, as in 10.210.0.0/24,fd85::/64, Pods have both
+    /// [default: 10.210.0.0/24; with --root, derived from it]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
     pod_cidr: Option<String>,
     /// Features to turn on or off in every component at once
     #[arg(long, value_name = "A=true,…")]
@@ -158,8 +159,9 @@ pub(crate) struct Runtime {
     /// Where to listen [default: unix://<root>/run/kakoi/kakoi.sock]
     #[arg(long, value_name = "unix:///PATH")]
     pub(crate) listen: Option<String>,
-    /// The Pods' addresses [default: 10.210.0.0/24; with --root, derived from it]
-    #[arg(long, value_name = "CIDR")]
+    /// The Pods' addresses; with a range of each family, as in 10.210.0.0/24,fd85::/64, Pods have both
+    /// [default: 10.210.0.0/24; with --root, derived from it]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
     pub(crate) pod_cidr: Option<String>,
     /// Leave the Pod network to CNI plugins: the directory with their configuration, usually /etc/cni/net.d
     #[arg(long, value_name = "DIR", conflicts_with = "pod_cidr")]
@@ -189,9 +191,9 @@ pub(crate) struct Kubelet {
     /// The Node's name [default: the machine's]
     #[arg(long, value_name = "NAME", alias = "node-name")]
     pub(crate) hostname_override: Option<String>,
-    /// The Node's address [default: the one that leads out]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) node_ip: Option<IpAddr>,
+    /// The Node's address, or one of each family [default: the one that leads out]
+    #[arg(long, value_name = "ADDRESS[,ADDRESS]", value_delimiter = ',')]
+    pub(crate) node_ip: Vec<IpAddr>,
     /// Labels of the Node when it is registered
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
     pub(crate) node_labels: Vec<String>,

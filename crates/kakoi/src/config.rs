@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::feature::{GateError, GateWarning, Gates};
-use network::{Cidr, CidrError};
+use network::{CidrError, Family, PodCidrs};
 use serde::Deserialize;
 use userns::policy::Policy;
 
@@ -67,7 +67,7 @@ pub(crate) struct Config {
     /// The Node's name.
     pub(crate) node_name: String,
     /// The Pods' addresses.
-    pub(crate) pod_cidr: Cidr,
+    pub(crate) pod_cidrs: PodCidrs,
     /// The most Pods that the node takes.
     pub(crate) max_pods: u32,
     /// `userNamespaces.idsPerPod`, checked when the ID space is opened.
@@ -109,15 +109,15 @@ impl Config {
     pub(crate) fn load(places: &Places, flags: &Flags) -> Result<Self, ConfigError> {
         let file = read(&flags.config.clone().unwrap_or_else(|| places.config()), flags.config.is_some())?;
         let (gates, warnings) = Gates::parse(&gate_settings(&file, flags))?;
-        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let bind = flags.bind_address.or(file.bind_address).unwrap_or(any);
-        let port = |flag: Option<u16>, file: Option<u16>, own: u16| flag.or(file).unwrap_or(own);
         let pod_cidr = flags.pod_cidr.clone().or_else(|| file.pod_cidr.clone());
+        let pod_cidrs = parse_cidrs(pod_cidr.unwrap_or_else(|| places.pod_cidr()))?;
+        let bind = flags.bind_address.or(file.bind_address).unwrap_or_else(|| any(pod_cidrs));
+        let port = |flag: Option<u16>, file: Option<u16>, own: u16| flag.or(file).unwrap_or(own);
         Ok(Self {
             secure_listen: (bind, port(flags.secure_port, file.secure_port, places.secure_port())).into(),
             kubelet_listen: (bind, port(flags.kubelet_port, file.kubelet_port, places.kubelet_port())).into(),
             node_name: node_name(flags.node_name.clone().or(file.node_name))?,
-            pod_cidr: parse_cidr(pod_cidr.unwrap_or_else(|| places.pod_cidr()))?,
+            pod_cidrs,
             max_pods: file.max_pods.unwrap_or(110),
             ids_per_pod: file
                 .user_namespaces
@@ -156,7 +156,15 @@ fn gate_settings(file: &File, flags: &Flags) -> String {
     from_file.chain(flags.feature_gates.clone()).collect::<Vec<_>>().join(",")
 }
 
-fn parse_cidr(text: String) -> Result<Cidr, ConfigError> {
+/// All addresses of the node: IPv4's, or with Pods that have IPv6 those of both families.
+fn any(pod_cidrs: PodCidrs) -> IpAddr {
+    match pod_cidrs.of(Family::V6) {
+        Some(_) => Ipv6Addr::UNSPECIFIED.into(),
+        None => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn parse_cidrs(text: String) -> Result<PodCidrs, ConfigError> {
     text.parse().map_err(|cause| ConfigError::PodCidr { text, cause })
 }
 
@@ -240,7 +248,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_with_the_flags_name() {
-        for cidr in ["10.0.0.0", "10.0.0.1/24", "x/24", "10.0.0.0/33"] {
+        for cidr in ["10.0.0.0", "10.0.0.1/24", "x/24", "10.0.0.0/33", "10.0.0.0/24,10.1.0.0/24"] {
             let flags = Flags { pod_cidr: Some(cidr.into()), ..Flags::default() };
             assert!(load("", &flags).unwrap_err().to_string().contains("--pod-cidr"), "{cidr}");
         }

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use controller::{Authority, AuthorityError, ControllerConfig};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use network::Family;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
@@ -74,7 +75,7 @@ fn server_config(places: &Places, command: &cli::Apiserver, config: Config) -> A
         audit_log: command.audit_log_path.clone().or(config.access.audit_log),
         role_kubeconfigs: Some(places.state()),
     };
-    let advertise: Option<IpAddr> = command.advertise_address.or_else(machine::address);
+    let advertise: Option<IpAddr> = command.advertise_address.or_else(|| machine::address(Family::V4));
     ApiServerConfig {
         state_dir: places.state(),
         secure_listen: config.secure_listen,

@@ -69,7 +69,7 @@ async fn end(pid: u32) -> io::Result<()> {
 
 async fn stop_pods(places: &Places, config: &Config, grace: Duration) -> Result<(), DownError> {
     let images = node::open_images(places).map_err(NodeError::from)?;
-    let network = node::reopen_network(places, config.pod_cidr).await?;
+    let network = node::reopen_network(places, config.pod_cidrs).await?;
     let shutdown = CancellationToken::new();
     let runtime =
         node::start_runtime(places, images, network.clone(), shutdown).await.map_err(NodeError::from)?;

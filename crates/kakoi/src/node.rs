@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{ImageStore, ImageStoreConfig, StoreError};
-use network::{ApiService, Cidr, CniConfig, NetworkConfig, NetworkError, PodNetwork};
+use network::{ApiService, CniConfig, NetworkConfig, NetworkError, PodCidrs, PodNetwork};
 use runtime::{CrashHook, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -33,19 +33,19 @@ pub(crate) enum NodeError {
     Plugins { path: PathBuf, cause: io::Error },
 }
 
-/// Where `up` notes the Pods' range for `down`, which is not given `up`'s flags.
+/// Where `up` notes the Pods' ranges for `down`, which is not given `up`'s flags.
 fn range_note(places: &Places) -> PathBuf {
     places.run().join("pod-cidr")
 }
 
-/// Notes the Pods' range of a node that starts.
-pub(crate) fn note_range(places: &Places, cidr: Cidr) -> Result<(), NodeError> {
+/// Notes the Pods' ranges of a node that starts.
+pub(crate) fn note_range(places: &Places, cidrs: PodCidrs) -> Result<(), NodeError> {
     let path = range_note(places);
-    fs::write(&path, format!("{cidr}\n")).map_err(|cause| NodeError::Range { path, cause })
+    fs::write(&path, format!("{cidrs}\n")).map_err(|cause| NodeError::Range { path, cause })
 }
 
-/// The range of the node that runs or ran last; `None` after a reboot, when there is nothing to take down either.
-fn noted_range(places: &Places) -> Option<Cidr> {
+/// The ranges of the node that runs or ran last; `None` after a reboot, when there is nothing to take down either.
+fn noted_range(places: &Places) -> Option<PodCidrs> {
     fs::read_to_string(range_note(places)).ok()?.trim().parse().ok()
 }
 
@@ -57,14 +57,14 @@ pub(crate) fn open_images(places: &Places) -> Result<Arc<ImageStore>, StoreError
 /// Opens the Pod network. `api_port` is the API server's, where it runs on this node.
 pub(crate) async fn open_network(
     places: &Places,
-    cidr: Cidr,
+    cidrs: PodCidrs,
     api_port: Option<u16>,
 ) -> Result<PodNetwork, NetworkError> {
     PodNetwork::open(NetworkConfig {
         instance: places.instance(),
         bridge: places.bridge(),
         table: places.instance(),
-        pod_cidr: cidr,
+        pod_cidrs: cidrs,
         api: api_port.map(|port| ApiService { address: SERVICE, port }),
         state_dir: places.state().join("network"),
         machine_dir: "/run/kakoi/network".into(),
@@ -111,7 +111,7 @@ pub(crate) fn note_plugins(places: &Places, plugins: Option<(&Path, &[PathBuf])>
 }
 
 /// Opens the network that the node which ran last had.
-pub(crate) async fn reopen_network(places: &Places, otherwise: Cidr) -> Result<PodNetwork, NodeError> {
+pub(crate) async fn reopen_network(places: &Places, otherwise: PodCidrs) -> Result<PodNetwork, NodeError> {
     let noted = fs::read(plugins_note(places)).ok();
     let directories: Option<(PathBuf, Vec<PathBuf>)> =
         noted.and_then(|text| serde_json::from_slice(&text).ok());

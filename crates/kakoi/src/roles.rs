@@ -90,22 +90,19 @@ pub(crate) enum KubeletError {
 pub(crate) fn kubelet_config(
     places: &Places,
     config: &Config,
-    (address, listener): (IpAddr, TcpListener),
+    (addresses, listener): (&[IpAddr], TcpListener),
     (api, runtime): (&ApiServer, &Runtime),
 ) -> Result<KubeletConfig, KubeletError> {
     let name = &config.node_name;
     let common_name = format!("system:node:{name}");
-    let serving = api.issue_serving_certificate(&common_name, std::slice::from_ref(name), &[address])?;
+    let serving = api.issue_serving_certificate(&common_name, std::slice::from_ref(name), addresses)?;
     Ok(KubeletConfig {
         client: client(api, Identity::node(name)),
         cri: runtime.connect(),
         node_name: name.clone(),
-        addresses: vec![
-            node_address("InternalIP", address.to_string()),
-            node_address("Hostname", name.clone()),
-        ],
+        addresses: node_addresses(addresses, name),
         labels: BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), String::new())]),
-        pod_cidr: Some(config.pod_cidr.to_string()),
+        pod_cidrs: config.pod_cidrs.iter().map(|cidr| cidr.to_string()).collect(),
         max_pods: config.max_pods,
         kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
         kubelet_dir: places.kubelet(),
@@ -136,8 +133,11 @@ pub(crate) fn kubelet_config(
     })
 }
 
-pub(crate) fn node_address(kind: &str, address: String) -> NodeAddress {
-    NodeAddress { type_: kind.to_owned(), address }
+/// The addresses of a node's status.
+pub(crate) fn node_addresses(internal: &[IpAddr], name: &str) -> Vec<NodeAddress> {
+    let internal = internal.iter().map(|address| ("InternalIP", address.to_string()));
+    let all = internal.chain([("Hostname", name.to_owned())]);
+    all.map(|(kind, address)| NodeAddress { type_: kind.to_owned(), address }).collect()
 }
 
 /// Asks the kernel, with a user namespace that nobody lives in, whether a filesystem can be ID-mapped.

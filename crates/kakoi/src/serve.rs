@@ -43,7 +43,7 @@ pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(),
     node::note_plugins(places, plugins)?;
     let network = match &command.cni_conf_dir {
         Some(conf) => node::open_plugins(places, conf, &command.cni_bin_dir).await,
-        None => node::open_network(places, config.pod_cidr, None).await,
+        None => node::open_network(places, config.pod_cidrs, None).await,
     };
     let network = network.map_err(NodeError::from)?;
     let runtime =

@@ -9,7 +9,7 @@ use apiserver::{ApiServer, ApiServerConfig};
 use image::ImageStore;
 use kubelet::KubeletConfig;
 use kubelet::idspace::OpenError;
-use network::PodNetwork;
+use network::{Family, PodCidrs, PodNetwork};
 use runtime::Runtime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,10 @@ pub(crate) enum UpError {
     Controllers(#[from] ControllersError),
     #[error(transparent)]
     Kubelet(#[from] KubeletError),
+    #[error(
+        "can't give Pods the addresses {0} alone: they find the API server by IPv4 ({SERVICE}); add an IPv4 range, as in --pod-cidr {0},10.210.0.0/24"
+    )]
+    NoIpv4(PodCidrs),
     #[error("can't give Pods host IDs: {0}")]
     Ids(#[from] OpenError),
     #[error("can't wait for signals: {0}")]
@@ -99,9 +103,10 @@ impl Parts {
         listener: TcpListener,
         shutdown: &CancellationToken,
     ) -> Result<(Self, KubeletConfig), UpError> {
-        let gateway = config.pod_cidr.gateway();
-        let address = machine::address().unwrap_or(IpAddr::V4(gateway));
-        let api = start_api(places, config, [address, IpAddr::V4(gateway)], shutdown).await?;
+        let gateway = api_gateway(config.pod_cidrs)?;
+        let addresses = node_addresses(config.pod_cidrs);
+        let advertise = addresses.iter().copied().chain([gateway]).collect();
+        let api = start_api(places, config, advertise, shutdown).await?;
         let images = node::open_images(places).map_err(NodeError::from)?;
         let network = open_network(places, config, &api).await?;
         let runtime = node::start_runtime(places, images.clone(), network, shutdown.clone())
@@ -110,7 +115,7 @@ impl Parts {
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
         roles::start_controllers(&api, config, &tasks, shutdown)?;
-        let kubelet = roles::kubelet_config(places, config, (address, listener), (&api, &runtime))?;
+        let kubelet = roles::kubelet_config(places, config, (&addresses, listener), (&api, &runtime))?;
         Ok((Self { api, images, runtime, tasks }, kubelet))
     }
 
@@ -123,16 +128,27 @@ impl Parts {
     }
 }
 
+/// The bridge's IPv4 address, by which Pods reach the API server.
+fn api_gateway(cidrs: PodCidrs) -> Result<IpAddr, UpError> {
+    cidrs.of(Family::V4).map(|cidr| cidr.gateway()).ok_or(UpError::NoIpv4(cidrs))
+}
+
+/// The node's addresses, one for each family of the Pods' and in their order.
+fn node_addresses(cidrs: PodCidrs) -> Vec<IpAddr> {
+    let found = cidrs.iter().map(|cidr| machine::address(cidr.family()).unwrap_or(cidr.gateway()));
+    found.collect()
+}
+
 async fn start_api(
     places: &Places,
     config: &Config,
-    advertise: [IpAddr; 2],
+    advertise: Vec<IpAddr>,
     shutdown: &CancellationToken,
 ) -> Result<ApiServer, apiserver::StartError> {
     let api = ApiServerConfig {
         state_dir: places.state(),
         secure_listen: config.secure_listen,
-        advertise: advertise.to_vec(),
+        advertise,
         names: vec![config.node_name.clone()],
         service_ip: IpAddr::V4(*SERVICE.ip()),
         feature_gates: config.gates,
@@ -145,7 +161,7 @@ async fn start_api(
 }
 
 async fn open_network(places: &Places, config: &Config, api: &ApiServer) -> Result<PodNetwork, NodeError> {
-    node::note_range(places, config.pod_cidr)?;
+    node::note_range(places, config.pod_cidrs)?;
     node::note_plugins(places, None)?;
-    Ok(node::open_network(places, config.pod_cidr, Some(api.address().port())).await?)
+    Ok(node::open_network(places, config.pod_cidrs, Some(api.address().port())).await?)
 }

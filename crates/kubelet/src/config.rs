@@ -26,12 +26,12 @@ pub struct KubeletConfig {
     pub cri: Channel,
     /// The node's name in the API.
     pub node_name: String,
-    /// Addresses for the node's status; the first `InternalIP` is the Pods' host IP.
+    /// Addresses for the node's status; each `InternalIP` is a host IP of Pods.
     pub addresses: Vec<NodeAddress>,
     /// Further labels of the node, e.g. `node-role.kubernetes.io/control-plane`.
     pub labels: BTreeMap<String, String>,
-    /// The Pod network's range for the node's spec.
-    pub pod_cidr: Option<String>,
+    /// The Pod network's ranges for the node's spec, at most one of each family.
+    pub pod_cidrs: Vec<String>,
     /// Pods that this node runs at most.
     pub max_pods: u32,
     /// The version that the node reports, `v1.36.…`.

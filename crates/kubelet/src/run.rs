@@ -249,7 +249,7 @@ impl Parts {
             kubelet_version: config.kubelet_version,
             max_pods: config.max_pods,
             labels: config.labels,
-            pod_cidr: config.pod_cidr,
+            pod_cidrs: config.pod_cidrs,
             machine,
             pressure: pressure_seen,
         };

@@ -1,10 +1,10 @@
 //! What can go wrong with the Pod network, in words for the person who must act.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::address::Cidr;
+use crate::address::{Cidr, Family};
 use crate::port::{PortMapping, Protocol};
 
 /// An operation on the Pod network failed.
@@ -62,6 +62,28 @@ pub enum NetworkError {
         sandbox: String,
         /// The sandbox that has it.
         holder: String,
+    },
+    /// A port is asked for on an address of a family of which the Pod has none.
+    #[error(
+        "cannot map host port {port} on {host_ip} for sandbox {sandbox}: its Pod has no {family} address; leave `hostIP` out or give the node a range of that family with `--pod-cidr`"
+    )]
+    PortFamily {
+        /// The port.
+        port: u16,
+        /// The node's address.
+        host_ip: IpAddr,
+        /// The family that the Pod lacks.
+        family: Family,
+        /// The sandbox.
+        sandbox: String,
+    },
+    /// The kernel has no IPv6.
+    #[error(
+        "cannot give Pods addresses of {cidr}: this kernel has no IPv6 (/proc/sys/net/ipv6 is missing; started with `ipv6.disable=1`?); leave the range out of `--pod-cidr`"
+    )]
+    NoIpv6 {
+        /// The range.
+        cidr: Cidr,
     },
     /// A sandbox identifier that cannot be a file name.
     #[error("{id:?} is no sandbox identifier: use 1 to 128 letters, digits, `-`, `_` and `.`")]
@@ -192,11 +214,11 @@ impl First {
     }
 }
 
-/// A text is no IPv4 range for Pods.
+/// A text tells no range of addresses for Pods.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidrError {
-    /// It is not of the form `10.85.0.0/16`.
-    #[error("{text:?} is no IPv4 range: write it like `10.85.0.0/16`")]
+    /// It is not of the form `10.85.0.0/16` or `fd85::/64`.
+    #[error("{text:?} is no range of addresses: write it like `10.85.0.0/16` or `fd85::/64`")]
     Syntax {
         /// The text.
         text: String,
@@ -205,16 +227,28 @@ pub enum CidrError {
     #[error("{address}/{prefix} has bits set beyond its prefix: did you mean {network}/{prefix}?")]
     HostBits {
         /// The address as written.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The network that it lies in.
-        network: Ipv4Addr,
+        network: IpAddr,
         /// The prefix length.
         prefix: u8,
     },
-    /// It has no room for Pods, or is larger than IPv4's private ranges.
-    #[error("/{prefix} is no prefix for Pods: use /8 to /29")]
+    /// It has no room for Pods, or is larger than any site's range.
+    #[error("/{prefix} is no prefix for Pods: use /{shortest} to /{longest}")]
     Prefix {
         /// The prefix length.
         prefix: u8,
+        /// The shortest that is taken of this family.
+        shortest: u8,
+        /// The longest.
+        longest: u8,
+    },
+    /// Two ranges are of the same family.
+    #[error("{first} and {second} are of one family: give one range of IPv4 and one of IPv6")]
+    Family {
+        /// The first range.
+        first: Cidr,
+        /// The second.
+        second: Cidr,
     },
 }

@@ -18,6 +18,8 @@ pub(crate) struct Passage {
     pub(crate) table: String,
     /// The node's port of the API server, which Pods reach through the bridge.
     pub(crate) api_port: Option<u16>,
+    /// Whether Pods have IPv6 addresses.
+    pub(crate) has_ipv6: bool,
 }
 
 /// A foreign chain and the lines that `nft -a list chain` shows of it.
@@ -84,11 +86,16 @@ impl Passage {
         chains.into_iter().filter_map(|chain| read(chain).transpose()).collect()
     }
 
+    /// The families of tables that see packets of Pods.
+    fn families(&self) -> &'static [&'static str] {
+        if self.has_ipv6 { &["ip", "ip6", "inet"] } else { &["ip", "inet"] }
+    }
+
     fn relevant(&self, listing: &str) -> Vec<Chain> {
         let listing: Listing = serde_json::from_str(listing).unwrap_or_default();
         let chains = listing.nftables.into_iter().filter_map(|item| item.chain);
         chains
-            .filter(|chain| ["ip", "inet"].contains(&chain.family.as_str()) && chain.table != self.table)
+            .filter(|chain| self.families().contains(&chain.family.as_str()) && chain.table != self.table)
             .filter(Chain::is_about_pods)
             .collect()
     }
@@ -193,7 +200,12 @@ mod tests {
     use super::*;
 
     fn passage() -> Passage {
-        Passage { bridge: "kakoi0".to_owned(), table: "kakoi".to_owned(), api_port: Some(6443) }
+        Passage {
+            bridge: "kakoi0".to_owned(),
+            table: "kakoi".to_owned(),
+            api_port: Some(6443),
+            has_ipv6: false,
+        }
     }
 
     const CHAINS: &str = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
@@ -213,6 +225,8 @@ mod tests {
         let chains = passage().relevant(CHAINS);
         let names: Vec<_> = chains.iter().map(Chain::path).collect();
         assert_eq!(names, ["ip filter FORWARD", "ip filter INPUT", "ip filter DOCKER-USER"]);
+        let both = Passage { has_ipv6: true, ..passage() };
+        assert!(both.relevant(CHAINS).iter().any(|chain| chain.path() == "ip6 filter FORWARD"));
         let forward = "table ip filter {\n\tchain FORWARD { # handle 1\n\t\ttype filter hook forward priority filter; policy drop;\n\
                        \t\tcounter packets 0 bytes 0 jump DOCKER-USER # handle 4\n\t}\n}\n";
         let docker = "table ip filter {\n\tchain DOCKER-USER { # handle 3\n\t\tcounter packets 0 bytes 0 return # handle 5\n\t}\n}\n";

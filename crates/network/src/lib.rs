@@ -22,7 +22,7 @@ pub mod probe;
 mod record;
 mod ruleset;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use cni::Plugins;
 use node::Node;
 
-pub use address::Cidr;
+pub use address::{Cidr, Family, PodCidrs};
 pub use cni::CniConfig;
 pub use error::{CidrError, NetworkError};
 pub use port::{PortMapping, Protocol};
@@ -43,10 +43,10 @@ pub struct NetworkConfig {
     pub instance: String,
     /// The bridge's name, at most 15 bytes, unique on the machine.
     pub bridge: String,
-    /// The name of the nftables table (family `ip`), unique on the machine.
+    /// The name of the nftables tables (families `ip`, `ip6` and `bridge`), unique on the machine.
     pub table: String,
-    /// The range of Pod addresses; its first address is the bridge's.
-    pub pod_cidr: Cidr,
+    /// The ranges of Pod addresses; the first address of each is the bridge's.
+    pub pod_cidrs: PodCidrs,
     /// Where Pods find the API server; `None` when it is not on this node.
     pub api: Option<ApiService>,
     /// Where this instance's records are, for example `/var/lib/kakoi/network`.
@@ -136,8 +136,8 @@ impl PodNetwork {
         }
     }
 
-    /// Connects a sandbox's network namespace: link `eth0`, an address, the default route, the loopback, host ports.
-    /// A sandbox that is connected already keeps its address. Sandboxes are connected side by side.
+    /// Connects a sandbox's network namespace: link `eth0`, an address of each range, the default routes, the
+    /// loopback, host ports. A sandbox that is connected already keeps its addresses. Sandboxes are connected side by side.
     ///
     /// # Errors
     /// When no address or bridge port is free, another sandbox has a host port, the kernel refuses, or a plugin fails;
@@ -159,8 +159,8 @@ impl PodNetwork {
             .try_clone_to_owned()
             .map_err(NetworkError::kernel("duplicate a network namespace's descriptor"))?;
         let (id, ports) = (sandbox.id.to_owned(), ports.to_vec());
-        let address = blocking(move || node.attach(&id, netns.as_fd(), &ports)).await?;
-        Ok(PodAddresses { ips: vec![address.into()] })
+        let ips = blocking(move || node.attach(&id, netns.as_fd(), &ports)).await?;
+        Ok(PodAddresses { ips })
     }
 
     /// Disconnects a sandbox and frees what it had. It need not be connected, nor its namespace exist.
@@ -181,7 +181,7 @@ impl PodNetwork {
     /// The addresses of a sandbox that is connected.
     pub fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
         let ips = match &self.by {
-            By::Bridge(node) => vec![node.address_of(sandbox_id)?.into()],
+            By::Bridge(node) => node.addresses_of(sandbox_id)?,
             By::Plugins(plugins) => plugins.addresses(sandbox_id)?,
         };
         Some(PodAddresses { ips })
@@ -203,7 +203,7 @@ impl PodNetwork {
         }
     }
 
-    /// Removes all of it from the machine: links, rules, records; `ip_forward` is as it was found. Of a network of
+    /// Removes all of it from the machine: links, rules, records; forwarding is as it was found. Of a network of
     /// plugins that is every sandbox's part; what else plugins have made is theirs.
     ///
     /// # Errors
@@ -244,14 +244,16 @@ fn fnv64(texts: &[&str]) -> u64 {
 }
 
 /// What the bridge's end of a pair is called for people, and for a node whose records were lost.
-fn alias(sandbox_id: &str, address: Ipv4Addr) -> String {
-    format!("kakoi {sandbox_id} {address}")
+fn alias(sandbox_id: &str, addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    format!("kakoi {sandbox_id} {}", addresses.join(","))
 }
 
-/// The sandbox and address that an alias tells.
-fn from_alias(alias: &str) -> Option<(String, Ipv4Addr)> {
-    let (id, address) = alias.strip_prefix("kakoi ")?.split_once(' ')?;
-    Some((id.to_owned(), address.parse().ok()?))
+/// The sandbox and addresses that an alias tells.
+fn from_alias(alias: &str) -> Option<(String, Vec<IpAddr>)> {
+    let (id, addresses) = alias.strip_prefix("kakoi ")?.split_once(' ')?;
+    let addresses = addresses.split(',').map(|address| address.parse().ok()).collect::<Option<_>>()?;
+    Some((id.to_owned(), addresses))
 }
 
 #[cfg(test)]
@@ -266,9 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_tells_sandbox_and_address() {
-        let address = Ipv4Addr::new(10, 85, 0, 9);
-        assert_eq!(from_alias(&alias("abc", address)), Some(("abc".to_owned(), address)));
+    fn an_alias_tells_sandbox_and_addresses() {
+        let addresses: Vec<IpAddr> = vec!["10.85.0.9".parse().unwrap(), "fd85::9".parse().unwrap()];
+        assert_eq!(alias("abc", &addresses), "kakoi abc 10.85.0.9,fd85::9");
+        assert_eq!(from_alias(&alias("abc", &addresses)), Some(("abc".to_owned(), addresses)));
         assert_eq!(from_alias("uplink to the office"), None);
     }
 }

@@ -1,11 +1,11 @@
 //! Links, addresses and routes of one network namespace, in the words that the Pod network needs.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage, State,
@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use crate::address::Cidr;
+use crate::address::{Cidr, Family};
 use crate::netlink::{CHANGE, CREATE, LIST, Netlink, REPLACE};
 
 /// How long a link may take to become operational.
@@ -202,31 +202,35 @@ impl Netlink {
         }
     }
 
-    /// Gives a link an address, which it may have already.
-    pub(crate) fn add_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    /// Gives a link an address, which it may have already. One of IPv6 can be used at once: that nobody else has it is
+    /// known, and looking for others (duplicate address detection) would take a second.
+    pub(crate) fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = family(Family::of(address));
         message.header.prefix_len = prefix;
         message.header.index = index;
-        let broadcast =
-            Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0));
-        message.attributes = vec![
-            AddressAttribute::Local(address.into()),
-            AddressAttribute::Address(address.into()),
-            AddressAttribute::Broadcast(broadcast),
-        ];
+        message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        match address {
+            IpAddr::V4(address) => {
+                let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                let broadcast = Ipv4Addr::from_bits(address.to_bits() | hosts);
+                message.attributes.push(AddressAttribute::Broadcast(broadcast));
+            }
+            IpAddr::V6(_) => message.header.flags |= AddressHeaderFlags::Nodad,
+        }
         self.call(Message::NewAddress(message), REPLACE).map(drop)
     }
 
-    /// The IPv4 addresses of a link.
-    pub(crate) fn addresses(&self, index: u32) -> io::Result<Vec<Ipv4Addr>> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+    /// The addresses of a link.
+    pub(crate) fn addresses(&self, index: u32) -> io::Result<Vec<IpAddr>> {
         let mut addresses = Vec::new();
-        for answer in self.call(Message::GetAddress(message), LIST)? {
+        for answer in self.call(Message::GetAddress(AddressMessage::default()), LIST)? {
             let Message::NewAddress(message) = answer else { continue };
+            // IPv6 has no address of the other end, and tells the link's own in the place of it.
             let local = message.attributes.into_iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+                AddressAttribute::Local(address) | AddressAttribute::Address(address @ IpAddr::V6(_)) => {
+                    Some(address)
+                }
                 _ => None,
             });
             addresses.extend(local.filter(|_| message.header.index == index));
@@ -234,24 +238,31 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// Sends all that has no other route to `gateway`.
-    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+    /// Sends all of `gateway`'s family that has no other route to it, through this link.
+    pub(crate) fn add_default_route(&self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+        message.header.address_family = family(Family::of(gateway));
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
         self.call(Message::NewRoute(message), REPLACE).map(drop)
     }
 
-    /// The IPv4 routes that lead somewhere or are local, of all tables.
-    pub(crate) fn routes(&self) -> io::Result<Vec<Route>> {
+    /// The routes of a family that lead somewhere or are local, of all tables.
+    pub(crate) fn routes(&self, of: Family) -> io::Result<Vec<Route>> {
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+        message.header.address_family = family(of);
         let answers = self.call(Message::GetRoute(message), LIST)?;
         Ok(answers.into_iter().filter_map(route_of).collect())
+    }
+}
+
+fn family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
     }
 }
 
@@ -266,10 +277,14 @@ fn route_of(message: Message) -> Option<Route> {
     if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
         return None;
     }
-    let (mut address, mut index) = (Ipv4Addr::UNSPECIFIED, 0);
+    let (mut address, mut index) = match message.header.address_family {
+        AddressFamily::Inet6 => (IpAddr::from(Ipv6Addr::UNSPECIFIED), 0),
+        _ => (IpAddr::from(Ipv4Addr::UNSPECIFIED), 0),
+    };
     for attribute in message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(destination)) => address = destination,
+            RouteAttribute::Destination(RouteAddress::Inet(destination)) => address = destination.into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(destination)) => address = destination.into(),
             RouteAttribute::Oif(oif) => index = oif,
             _ => {}
         }

@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::address::Pool;
+use crate::address::{Cidr, Family, Pool};
 use crate::error::{First, NetworkError};
 use crate::firewall::Passage;
 use crate::forwarding::Forwarding;
@@ -16,14 +16,17 @@ use crate::guard::Guard;
 use crate::link::{Link, Veth};
 use crate::netlink::Netlink;
 use crate::nft::Nft;
-use crate::pod::{self, PodSide, mac_of};
+use crate::pod::{self, Place, PodSide, mac_of};
 use crate::port::PortMapping;
 use crate::record::{Record, Records, check_identifier};
-use crate::ruleset::RulesPlan;
+use crate::ruleset::Rules;
 use crate::{NetworkConfig, alias, from_alias, host_link, nfnetlink};
 
 /// The MTU when no default route names an uplink.
 const DEFAULT_MTU: u32 = 1500;
+
+/// The kernel's settings of IPv6; there only where it has IPv6.
+const IPV6: &str = "/proc/sys/net/ipv6";
 
 /// A node with its bridge.
 #[derive(Debug)]
@@ -32,12 +35,13 @@ pub(crate) struct Node {
     netlink: Netlink,
     bridge: u32,
     mtu: u32,
-    rules: RulesPlan,
+    rules: Rules,
     passage: Passage,
     guard: Guard,
     /// Whether the guard's table is in the kernel: not every kernel has nftables for bridges.
     is_guarded: AtomicBool,
-    forwarding: Forwarding,
+    /// One of each family.
+    forwarding: Vec<Forwarding>,
     nft: Nft,
     records: Records,
     state: Mutex<State>,
@@ -47,7 +51,8 @@ pub(crate) struct Node {
 
 #[derive(Debug)]
 struct State {
-    pool: Pool,
+    /// One for each range.
+    pools: Vec<Pool>,
     sandboxes: HashMap<String, Record>,
 }
 
@@ -55,23 +60,33 @@ impl Node {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let netlink = Netlink::open().map_err(NetworkError::kernel("open a netlink socket"))?;
         let api_port = config.api.map(|api| api.port);
-        let rules = RulesPlan {
-            table: config.table.clone(),
+        let has_ipv6 = Path::new(IPV6).exists();
+        if let Some(cidr) = config.pod_cidrs.of(Family::V6).filter(|_| !has_ipv6) {
+            return Err(NetworkError::NoIpv6 { cidr });
+        }
+        let rules = Rules::new((&config.table, &config.bridge), config.pod_cidrs, config.api, has_ipv6);
+        let passage = Passage {
             bridge: config.bridge.clone(),
-            cidr: config.pod_cidr,
-            api: config.api,
+            table: config.table.clone(),
+            api_port,
+            has_ipv6: config.pod_cidrs.of(Family::V6).is_some(),
         };
-        let passage = Passage { bridge: config.bridge.clone(), table: config.table.clone(), api_port };
         let guard = Guard { table: config.table.clone() };
-        let forwarding = Forwarding::new(&config.machine_dir, &config.instance);
+        let families = config.pod_cidrs.iter().map(|cidr| cidr.family());
+        let forwarding =
+            families.map(|family| Forwarding::new(family, &config.machine_dir, &config.instance)).collect();
         let mtu = check_routes(&netlink, &config)?;
         let records = Records::open(&config.state_dir)?;
         let bridge = apply_bridge(&netlink, &config, mtu)?;
         let mut sandboxes = records.load()?;
         recover(&netlink, bridge, &records, &mut sandboxes)?;
-        let taken = sandboxes.values().map(|record| record.address);
-        let pool = Pool::new(config.pod_cidr, taken, records.cursor());
-        let state = Mutex::new(State { pool, sandboxes });
+        let cursors = records.cursors();
+        let pool = |cidr: Cidr| {
+            let taken = sandboxes.values().flat_map(|record| record.addresses.iter().copied());
+            Pool::new(cidr, taken, cursors.iter().copied().find(|address| cidr.contains(*address)))
+        };
+        let pools = config.pod_cidrs.iter().map(pool).collect();
+        let state = Mutex::new(State { pools, sandboxes });
         let (nft, busy) = (Nft::default(), Mutex::default());
         let is_guarded = AtomicBool::new(false);
         let node = Self {
@@ -89,17 +104,13 @@ impl Node {
             state,
             busy,
         };
-        node.forwarding.acquire()?;
+        node.forwarding.iter().try_for_each(Forwarding::acquire)?;
         node.apply_rules()?;
         Ok(node)
     }
 
-    pub(crate) fn gateway(&self) -> Ipv4Addr {
-        self.config.pod_cidr.gateway()
-    }
-
-    pub(crate) fn address_of(&self, id: &str) -> Option<Ipv4Addr> {
-        self.state().sandboxes.get(id).map(|record| record.address)
+    pub(crate) fn addresses_of(&self, id: &str) -> Option<Vec<IpAddr>> {
+        self.state().sandboxes.get(id).map(|record| record.addresses.clone())
     }
 
     pub(crate) fn attach(
@@ -107,13 +118,13 @@ impl Node {
         id: &str,
         netns: BorrowedFd<'_>,
         ports: &[PortMapping],
-    ) -> Result<Ipv4Addr, NetworkError> {
+    ) -> Result<Vec<IpAddr>, NetworkError> {
         check_identifier(id)?;
         let busy = self.lock_for(id);
         let guard = lock(&busy);
         let outcome = self.reserve(id, ports).and_then(|record| {
             let connected = self.connect(id, netns, &record);
-            connected.map(|()| record.address).inspect_err(|_| self.undo(id))
+            connected.map(|()| record.addresses).inspect_err(|_| self.undo(id))
         });
         drop(guard);
         self.unlock(id, busy);
@@ -152,12 +163,14 @@ impl Node {
         let removal = self.rules.removal() + &guard + &self.passage.plan_remove(&foreign);
         first.note(self.nft.apply(removal));
         self.state().sandboxes.clear();
-        first.note(self.forwarding.release());
+        for forwarding in &self.forwarding {
+            first.note(forwarding.release());
+        }
         first.note(self.records.remove_all());
         first.into_result()
     }
 
-    /// The record of a sandbox: what it has already, with these ports, or a new address. On disk before it counts.
+    /// The record of a sandbox: what it has already, with these ports, or new addresses. On disk before it counts.
     fn reserve(&self, id: &str, ports: &[PortMapping]) -> Result<Record, NetworkError> {
         let ports: Vec<PortMapping> = ports.iter().filter(|port| port.host_port != 0).copied().collect();
         let mut state = self.state();
@@ -166,26 +179,24 @@ impl Node {
             return Ok(present.clone());
         }
         let former = state.sandboxes.get(id).cloned();
-        let address = match &former {
-            Some(former) => former.address,
-            None => state.pool.take().ok_or_else(|| NetworkError::NoAddress {
-                sandbox: id.to_owned(),
-                cidr: self.config.pod_cidr,
-            })?,
+        let addresses = match &former {
+            Some(former) => former.addresses.clone(),
+            None => state.take(id)?,
         };
-        let record = Record { address, ports };
-        if let Err(error) = self.records.write(id, &record) {
+        let record = Record { addresses, ports };
+        let written = check_families(id, &record).and_then(|()| self.records.write(id, &record));
+        if let Err(error) = written {
             if former.is_none() {
-                state.pool.give_back(address);
+                state.give_back(&record.addresses);
             }
             return Err(error);
         }
         state.sandboxes.insert(id.to_owned(), record.clone());
         drop(state);
         if let Some(former) = former.filter(|former| !former.ports.is_empty()) {
-            self.nft.apply(self.rules.close(former.address, &former.ports))?;
+            self.nft.apply(self.rules.close(&former.addresses, &former.ports))?;
         } else {
-            self.records.write_cursor(address);
+            self.records.write_cursors(&record.addresses);
         }
         Ok(record)
     }
@@ -195,12 +206,8 @@ impl Node {
         if !record.ports.is_empty() {
             self.open_ports(record)?;
         }
-        self.permit(&name, record.address)?;
-        let side = PodSide {
-            address: record.address,
-            prefix: self.config.pod_cidr.prefix(),
-            gateway: self.gateway(),
-        };
+        self.permit(&name, &record.addresses)?;
+        let side = self.side_of(&record.addresses);
         if self.link(&name)?.is_some() {
             let probed = side
                 .probe(netns)
@@ -216,7 +223,7 @@ impl Node {
             mtu: self.mtu,
             pod: netns,
             pod_name: pod::LINK,
-            pod_mac: side.mac(),
+            pod_mac: mac_of(&record.addresses),
         };
         tracing::debug_span!(target: "path", "network: veth pair")
             .in_scope(|| self.netlink.add_veth(&veth).map_err(|error| self.veth_error(id, error)))?;
@@ -228,8 +235,18 @@ impl Node {
         self.await_operational(&name).and_then(|()| inside.await_operational(pod::LINK)).map_err(failed)
     }
 
+    /// What a Pod with these addresses is to have. One of a range that the node has no more has no way out.
+    fn side_of(&self, addresses: &[IpAddr]) -> PodSide {
+        let range = |address: &IpAddr| self.config.pod_cidrs.of(Family::of(*address));
+        let place = |address: &IpAddr| {
+            let cidr = range(address)?;
+            Some(Place { address: *address, prefix: cidr.prefix(), gateway: cidr.gateway() })
+        };
+        PodSide { places: addresses.iter().filter_map(place).collect() }
+    }
+
     fn set_port_up(&self, id: &str, name: &str, record: &Record) -> Result<(), NetworkError> {
-        let up = self.netlink.set_port_up(name, &alias(id, record.address));
+        let up = self.netlink.set_port_up(name, &alias(id, &record.addresses));
         up.map_err(NetworkError::kernel(format!("set the link {name} of sandbox {id} up")))
     }
 
@@ -243,18 +260,18 @@ impl Node {
 
     /// Opens host ports; when the table is gone (`nft flush ruleset`), puts all of it back.
     fn open_ports(&self, record: &Record) -> Result<(), NetworkError> {
-        match self.nft.apply(self.rules.open(record.address, &record.ports)) {
+        match self.nft.apply(self.rules.open(&record.addresses, &record.ports)) {
             Err(NetworkError::NftRefused { .. }) => self.apply_rules(),
             other => other,
         }
     }
 
-    /// Lets a bridge port speak with its Pod's address; when the table is gone, puts all of it back.
-    fn permit(&self, link: &str, address: Ipv4Addr) -> Result<(), NetworkError> {
+    /// Lets a bridge port speak with its Pod's addresses; when the table is gone, puts all of it back.
+    fn permit(&self, link: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         if !self.is_guarded() {
             return Ok(());
         }
-        match nfnetlink::add(&self.guard.elements_of(link, address)) {
+        match nfnetlink::add(&self.guard.elements_of(link, addresses)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.apply_rules(),
             other => other.map_err(NetworkError::kernel(format!("open the bridge to the link {link}"))),
         }
@@ -283,7 +300,7 @@ impl Node {
         let name = host_link(&self.config.bridge, id);
         self.remove_link(&name)?;
         let Some(record) = self.without_ports(id) else { return self.records.remove(id) };
-        let elements = self.guard.elements_of(&name, record.address);
+        let elements = self.guard.elements_of(&name, &record.addresses);
         nfnetlink::delete(&elements)
             .map_err(NetworkError::kernel(format!("close the bridge to sandbox {id}")))
             .inspect_err(|_| self.put_back(id, &record))?;
@@ -293,7 +310,7 @@ impl Node {
         self.records.remove(id)?;
         let mut state = self.state();
         state.sandboxes.remove(id);
-        state.pool.give_back(record.address);
+        state.give_back(&record.addresses);
         Ok(())
     }
 
@@ -301,7 +318,7 @@ impl Node {
     fn without_ports(&self, id: &str) -> Option<Record> {
         let mut state = self.state();
         let present = state.sandboxes.get_mut(id)?;
-        Some(Record { address: present.address, ports: std::mem::take(&mut present.ports) })
+        Some(Record { addresses: present.addresses.clone(), ports: std::mem::take(&mut present.ports) })
     }
 
     fn put_back(&self, id: &str, record: &Record) {
@@ -310,7 +327,7 @@ impl Node {
 
     /// Closes host ports; a table that is gone has none.
     fn close_ports(&self, record: &Record) -> Result<(), NetworkError> {
-        match self.nft.apply(self.rules.close(record.address, &record.ports)) {
+        match self.nft.apply(self.rules.close(&record.addresses, &record.ports)) {
             Err(NetworkError::NftRefused { what, message })
                 if !message.contains("No such file or directory") =>
             {
@@ -349,13 +366,11 @@ impl Node {
         }
         // Under the lock, so that no port opened meanwhile is lost with the former table.
         let state = self.state();
-        let ports = state
-            .sandboxes
-            .values()
-            .flat_map(|record| record.ports.iter().map(|port| (record.address, port)));
-        let rules = self.rules.whole(ports) + &passages;
+        let ports: Vec<_> = state.sandboxes.values().flat_map(Record::mapped).collect();
+        let rules = self.rules.whole(&ports) + &passages;
         let link_of = |id: &String| host_link(&self.config.bridge, id);
-        let pods: Vec<_> = state.sandboxes.iter().map(|(id, record)| (link_of(id), record.address)).collect();
+        let pods: Vec<_> =
+            state.sandboxes.iter().map(|(id, record)| (link_of(id), record.addresses.clone())).collect();
         self.apply_guarded(&rules, &self.guard.whole(&pods))
     }
 
@@ -398,6 +413,30 @@ impl Node {
     }
 }
 
+impl State {
+    /// A free address of each range.
+    fn take(&mut self, id: &str) -> Result<Vec<IpAddr>, NetworkError> {
+        let mut taken = Vec::new();
+        for pool in &mut self.pools {
+            let Some(address) = pool.take() else {
+                let cidr = pool.cidr();
+                self.give_back(&taken);
+                return Err(NetworkError::NoAddress { sandbox: id.to_owned(), cidr });
+            };
+            taken.push(address);
+        }
+        Ok(taken)
+    }
+
+    fn give_back(&mut self, addresses: &[IpAddr]) {
+        for pool in &mut self.pools {
+            for address in addresses {
+                pool.give_back(*address);
+            }
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -416,38 +455,64 @@ fn check_ports(
     Ok(())
 }
 
-/// Refuses a range that is in use on the machine; returns the uplink's MTU.
+/// Refuses a port on an address of a family of which the Pod has none.
+fn check_families(id: &str, record: &Record) -> Result<(), NetworkError> {
+    let has = |family| record.addresses.iter().any(|address| Family::of(*address) == family);
+    for (port, host_ip) in record.ports.iter().filter_map(|port| Some((port.host_port, port.host_ip?))) {
+        let family = Family::of(host_ip);
+        if !has(family) {
+            return Err(NetworkError::PortFamily { port, host_ip, family, sandbox: id.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses ranges that are in use on the machine; returns the uplink's MTU.
 fn check_routes(netlink: &Netlink, config: &NetworkConfig) -> Result<u32, NetworkError> {
+    let mtus: Result<Vec<_>, _> =
+        config.pod_cidrs.iter().map(|cidr| check_range(netlink, &config.bridge, cidr)).collect();
+    Ok(mtus?.into_iter().flatten().min().unwrap_or(DEFAULT_MTU))
+}
+
+/// Refuses a range that is in use on the machine; returns the MTU of its family's uplink, if there is one.
+fn check_range(netlink: &Netlink, bridge: &str, cidr: Cidr) -> Result<Option<u32>, NetworkError> {
     let failed = |error| NetworkError::kernel("list the machine's routes")(error);
-    let ours = netlink.link(&config.bridge).map_err(failed)?.map(|link| link.index);
-    let routes = netlink.routes().map_err(failed)?;
+    let ours = netlink.link(bridge).map_err(failed)?.map(|link| link.index);
+    let routes = netlink.routes(cidr.family()).map_err(failed)?;
     let name_of =
         |index| netlink.link_at(index).map(|link| link.map_or_else(|| "?".to_owned(), |link| link.name));
     let foreign = routes.iter().filter(|route| Some(route.index) != ours && route.destination.prefix() > 0);
-    if let Some(route) = foreign.into_iter().find(|route| route.destination.overlaps(&config.pod_cidr)) {
+    if let Some(route) = foreign.into_iter().find(|route| route.destination.overlaps(&cidr)) {
         let device = name_of(route.index).map_err(failed)?;
-        return Err(NetworkError::Overlap { cidr: config.pod_cidr, route: route.destination, device });
+        return Err(NetworkError::Overlap { cidr, route: route.destination, device });
     }
     let uplink = routes.iter().find(|route| route.destination.prefix() == 0).map(|route| route.index);
     let link = uplink.map(|index| netlink.link_at(index)).transpose().map_err(failed)?.flatten();
-    Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
+    Ok(link.map(|link| link.mtu))
 }
 
-/// The bridge, with its address, up; as it was when it is there.
+/// The bridge, with its addresses, up; as it was when it is there.
 fn apply_bridge(netlink: &Netlink, config: &NetworkConfig, mtu: u32) -> Result<u32, NetworkError> {
-    let (name, gateway) = (config.bridge.as_str(), config.pod_cidr.gateway());
+    let name = config.bridge.as_str();
+    let gateways: Vec<IpAddr> = config.pod_cidrs.iter().map(|cidr| cidr.gateway()).collect();
     let failed = |error| NetworkError::kernel(format!("make the bridge {name}"))(error);
     if netlink.link(name).map_err(failed)?.is_none() {
-        netlink.add_bridge(name, mtu, mac_of(gateway)).map_err(failed)?;
+        netlink.add_bridge(name, mtu, mac_of(&gateways)).map_err(failed)?;
     }
     let link = netlink.link(name).map_err(failed)?.filter(|link| link.is_bridge);
     let link = link.ok_or_else(|| NetworkError::NotABridge { bridge: name.to_owned() })?;
-    netlink.add_address(link.index, gateway, config.pod_cidr.prefix()).map_err(failed)?;
+    // Where the machine's links have no IPv6 by default, this one has.
+    if config.pod_cidrs.of(Family::V6).is_some() {
+        set(&format!("{IPV6}/conf/{name}/disable_ipv6"), "0")?;
+    }
+    for cidr in config.pod_cidrs.iter() {
+        netlink.add_address(link.index, cidr.gateway(), cidr.prefix()).map_err(failed)?;
+    }
     netlink.set_up(link.index).map_err(failed)?;
     // Replies to 127.0.0.1 come back over the bridge; the rules drop what Pods send there themselves.
     set(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
     // A Pod could otherwise announce itself as the node's router.
-    let accept_ra = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    let accept_ra = format!("{IPV6}/conf/{name}/accept_ra");
     if Path::new(&accept_ra).exists() {
         set(&accept_ra, "0")?;
     }
@@ -466,10 +531,14 @@ fn recover(
     sandboxes: &mut HashMap<String, Record>,
 ) -> Result<(), NetworkError> {
     let ports = netlink.ports_of(bridge).map_err(NetworkError::kernel("list the bridge's ports"))?;
-    for (id, address) in ports.iter().filter_map(|port| from_alias(&port.alias)) {
+    for (id, addresses) in ports.iter().filter_map(|port| from_alias(&port.alias)) {
         if !sandboxes.contains_key(&id) && check_identifier(&id).is_ok() {
-            tracing::warn!(sandbox = id, %address, "a network record was lost and is found again on the bridge");
-            let record = Record { address, ports: Vec::new() };
+            tracing::warn!(
+                sandbox = id,
+                ?addresses,
+                "a network record was lost and is found again on the bridge"
+            );
+            let record = Record { addresses, ports: Vec::new() };
             records.write(&id, &record)?;
             sandboxes.insert(id, record);
         }

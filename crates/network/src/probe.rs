@@ -21,6 +21,7 @@ pub fn probe_nft() -> Result<(), NetworkError> {
 /// # Errors
 /// When `nft` can't be asked.
 pub fn foreign_droppers(bridge: &str, table: &str) -> Result<Vec<String>, NetworkError> {
-    let passage = Passage { bridge: bridge.to_owned(), table: table.to_owned(), api_port: None };
+    let passage =
+        Passage { bridge: bridge.to_owned(), table: table.to_owned(), api_port: None, has_ipv6: false };
     Ok(passage.in_the_way(&passage.list()?))
 }

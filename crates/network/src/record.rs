@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,17 @@ use crate::port::PortMapping;
 /// What one sandbox has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    pub(crate) address: Ipv4Addr,
+    /// One of each family that Pods had when it was attached; the first is the Pod's `status.podIP`.
+    pub(crate) addresses: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) ports: Vec<PortMapping>,
+}
+
+impl Record {
+    /// The ports, each with the Pod's addresses.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = (&[IpAddr], &PortMapping)> {
+        self.ports.iter().map(|port| (self.addresses.as_slice(), port))
+    }
 }
 
 /// The directory of records.
@@ -73,14 +81,16 @@ impl Records {
         absent_is_fine(fs::remove_file(&path)).map_err(NetworkError::file("remove", path))
     }
 
-    /// The address given out last; a hint only.
-    pub(crate) fn cursor(&self) -> Option<Ipv4Addr> {
-        fs::read_to_string(&self.cursor).ok()?.trim().parse().ok()
+    /// The addresses given out last, one of each family; a hint only.
+    pub(crate) fn cursors(&self) -> Vec<IpAddr> {
+        let text = fs::read_to_string(&self.cursor).unwrap_or_default();
+        text.lines().filter_map(|line| line.trim().parse().ok()).collect()
     }
 
-    /// Remembers the address given out last. Losing it costs only the order.
-    pub(crate) fn write_cursor(&self, address: Ipv4Addr) {
-        if let Err(error) = replace(&self.cursor, format!("{address}\n").as_bytes()) {
+    /// Remembers the addresses given out last. Losing them costs only the order.
+    pub(crate) fn write_cursors(&self, addresses: &[IpAddr]) {
+        let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        if let Err(error) = replace(&self.cursor, lines.join("\n").as_bytes()) {
             tracing::debug!(%error, "the cursor of Pod addresses was not saved");
         }
     }
@@ -120,6 +130,8 @@ pub(crate) fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::port::Protocol;
 
@@ -129,7 +141,7 @@ mod tests {
         let records = Records::open(state.path()).unwrap();
         let port =
             PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
-        let record = Record { address: Ipv4Addr::new(10, 0, 0, 2), ports: vec![port] };
+        let record = Record { addresses: vec![Ipv4Addr::new(10, 0, 0, 2).into()], ports: vec![port] };
         records.write("one", &record).unwrap();
         fs::write(state.path().join("sandboxes/.two"), "{\"addr").unwrap();
         fs::write(state.path().join("sandboxes/three"), "").unwrap();
@@ -145,10 +157,10 @@ mod tests {
     fn the_record_is_a_line_of_json() {
         let port =
             PortMapping { host_ip: None, host_port: 53, container_port: 5353, protocol: Protocol::Udp };
-        let record = Record { address: Ipv4Addr::new(10, 0, 0, 2), ports: vec![port] };
+        let record = Record { addresses: vec![Ipv4Addr::new(10, 0, 0, 2).into()], ports: vec![port] };
         assert_eq!(
             serde_json::to_string(&record).unwrap(),
-            r#"{"address":"10.0.0.2","ports":[{"hostPort":53,"containerPort":5353,"protocol":"udp"}]}"#
+            r#"{"addresses":["10.0.0.2"],"ports":[{"hostPort":53,"containerPort":5353,"protocol":"udp"}]}"#
         );
     }
 

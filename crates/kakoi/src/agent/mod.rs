@@ -16,6 +16,7 @@ use api::feature::{Feature, GateError, Gates};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client};
 use kubelet::{ApiService, Clock, ClusterDns, KubeletConfig, RunError, ServerTls, ServingCertificate};
+use network::Family;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +24,7 @@ use crate::config::{ConfigError, node_name};
 use crate::instance::{self, LockError};
 use crate::notify::notify;
 use crate::places::Places;
-use crate::roles::{KernelProbe, node_address};
+use crate::roles::{KernelProbe, node_addresses};
 use crate::{cli, ids, machine, signal};
 use file::{File, FileError};
 use identity::{Identity, IdentityError};
@@ -127,7 +128,7 @@ async fn configure(
         tasks,
         shutdown,
     };
-    let address = command.node_ip.or_else(machine::address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let addresses = addresses(&command.node_ip);
     let max_pods = settings.max_pods.unwrap_or(110);
     let ids_per_pod =
         settings.user_namespaces.ids_per_pod.unwrap_or_else(|| userns::DEFAULT_IDS_PER_POD.into());
@@ -142,17 +143,14 @@ async fn configure(
     let client = identity.client().await?;
     Ok(KubeletConfig {
         api_service: api_service(&client).await,
-        tls: tls(&identity, &client, &settings, address)?,
+        tls: tls(&identity, &client, &settings, &addresses)?,
         client,
         // A runtime that is not there yet, or no more, is waited for.
         cri: ::cri::connect_unix_lazily(&socket),
         node_name: name.clone(),
-        addresses: vec![
-            node_address("InternalIP", address.to_string()),
-            node_address("Hostname", name.clone()),
-        ],
+        addresses: node_addresses(&addresses, &name),
         labels,
-        pod_cidr: settings.pod_cidr.clone(),
+        pod_cidrs: pod_cidrs(settings.pod_cidr.as_deref().unwrap_or_default()),
         max_pods,
         kubelet_version: apiserver::KUBERNETES_VERSION.to_owned(),
         kubelet_dir: places.kubelet(),
@@ -228,23 +226,23 @@ fn tls(
     identity: &Identity<'_>,
     client: &Client,
     settings: &file::Settings,
-    address: IpAddr,
+    addresses: &[IpAddr],
 ) -> Result<ServerTls, AgentError> {
     let read = |path: &Path| {
         fs::read(path).map_err(|cause| AgentError::Io { action: "read", path: path.to_owned(), cause })
     };
+    let names: Vec<String> =
+        std::iter::once(identity.node.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect();
     let serving = match (&settings.tls_cert_file, &settings.tls_private_key_file) {
         (Some(certificate), Some(key)) => {
             ServingCertificate::Fixed { certificate: read(certificate)?, key: read(key)? }
         }
-        _ if settings.server_tls_bootstrap.unwrap_or(false) => {
-            identity.serving(client, vec![identity.node.to_owned(), address.to_string()])
-        }
+        _ if settings.server_tls_bootstrap.unwrap_or(false) => identity.serving(client, names),
         _ => {
             let (certificate, key) =
                 (identity.directory.join("kubelet.crt"), identity.directory.join("kubelet.key"));
             if !(certificate.exists() && key.exists()) {
-                make_certificate((&certificate, &key), identity.node, address)?;
+                make_certificate((&certificate, &key), names)?;
             }
             ServingCertificate::Fixed { certificate: read(&certificate)?, key: read(&key)? }
         }
@@ -253,13 +251,23 @@ fn tls(
     Ok(ServerTls { serving, client_ca: client_ca.map(read).transpose()?.unwrap_or_default() })
 }
 
+/// The node's addresses: those that are given, else the one that leads out, IPv4's before IPv6's.
+fn addresses(given: &[IpAddr]) -> Vec<IpAddr> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    let found = [Family::V4, Family::V6].into_iter().find_map(machine::address);
+    vec![found.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))]
+}
+
+/// The ranges of `podCIDR`, which are one or two.
+fn pod_cidrs(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|cidr| !cidr.is_empty()).map(str::to_owned).collect()
+}
+
 /// A self-signed certificate, as upstream's kubelet makes one.
-fn make_certificate(
-    (certificate, key): (&Path, &Path),
-    name: &str,
-    address: IpAddr,
-) -> Result<(), AgentError> {
-    let made = rcgen::generate_simple_self_signed([name.to_owned(), address.to_string()])?;
+fn make_certificate((certificate, key): (&Path, &Path), names: Vec<String>) -> Result<(), AgentError> {
+    let made = rcgen::generate_simple_self_signed(names)?;
     write(key, made.signing_key.serialize_pem().as_bytes(), 0o600)?;
     write(certificate, made.cert.pem().as_bytes(), 0o644)
 }
@@ -297,7 +305,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = (dir.path().join("pki/kubelet.crt"), dir.path().join("pki/kubelet.key"));
-        make_certificate((&certificate, &key), "node", IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        make_certificate((&certificate, &key), vec!["node".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         assert!(fs::read_to_string(&certificate).unwrap().contains("BEGIN CERTIFICATE"));
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     }

@@ -37,7 +37,7 @@ pub(crate) struct NodeSettings {
     pub(crate) kubelet_version: String,
     pub(crate) max_pods: u32,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) pod_cidr: Option<String>,
+    pub(crate) pod_cidrs: Vec<String>,
     pub(crate) machine: Machine,
     /// What the node runs short of.
     pub(crate) pressure: watch::Receiver<Pressure>,
@@ -168,7 +168,7 @@ impl Reporter {
             kubelet_version: &settings.kubelet_version,
             max_pods: settings.max_pods,
             labels: &settings.labels,
-            pod_cidr: settings.pod_cidr.as_deref(),
+            pod_cidrs: &settings.pod_cidrs,
             machine: &settings.machine,
             pressure: *settings.pressure.borrow(),
             runtime,

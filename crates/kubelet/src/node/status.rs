@@ -25,7 +25,7 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) kubelet_version: &'a str,
     pub(crate) max_pods: u32,
     pub(crate) labels: &'a BTreeMap<String, String>,
-    pub(crate) pod_cidr: Option<&'a str>,
+    pub(crate) pod_cidrs: &'a [String],
     pub(crate) machine: &'a Machine,
     pub(crate) pressure: Pressure,
     pub(crate) runtime: &'a RuntimeInfo,
@@ -53,8 +53,8 @@ pub(crate) fn plan_node(input: NodeInput<'_>) -> Node {
     node.metadata.name = Some(input.name.to_owned());
     node.metadata.labels = Some(plan_labels(input));
     node.spec = Some(NodeSpec {
-        pod_cidr: input.pod_cidr.map(str::to_owned),
-        pod_cidrs: input.pod_cidr.map(|cidr| vec![cidr.to_owned()]),
+        pod_cidr: input.pod_cidrs.first().cloned(),
+        pod_cidrs: Some(input.pod_cidrs.to_vec()).filter(|cidrs| !cidrs.is_empty()),
         ..NodeSpec::default()
     });
     node.status = Some(plan_status(input));
@@ -187,6 +187,8 @@ fn condition(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn input<'a>(
@@ -195,6 +197,7 @@ mod tests {
         before: &'a [NodeCondition],
     ) -> NodeInput<'a> {
         static LABELS: BTreeMap<String, String> = BTreeMap::new();
+        static CIDRS: LazyLock<[String; 2]> = LazyLock::new(|| ["10.85.0.0/16".into(), "fd85::/64".into()]);
         NodeInput {
             name: "node",
             addresses: &[],
@@ -202,7 +205,7 @@ mod tests {
             kubelet_version: "v1.36.2",
             max_pods: 110,
             labels: &LABELS,
-            pod_cidr: Some("10.85.0.0/16"),
+            pod_cidrs: &*CIDRS,
             machine,
             pressure: Pressure::default(),
             runtime,
@@ -234,7 +237,9 @@ mod tests {
         let handlers = status.runtime_handlers.unwrap();
         assert_eq!(handlers[0].features.as_ref().unwrap().user_namespaces, Some(true));
         assert_eq!(node.metadata.labels.unwrap()["kubernetes.io/hostname"], "node");
-        assert_eq!(node.spec.unwrap().pod_cidr.as_deref(), Some("10.85.0.0/16"));
+        let spec = node.spec.unwrap();
+        assert_eq!(spec.pod_cidr.as_deref(), Some("10.85.0.0/16"));
+        assert_eq!(spec.pod_cidrs.unwrap(), ["10.85.0.0/16", "fd85::/64"]);
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn host_ports(spec: &PodSpec) -> impl Iterator<Item = HostPort> {
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     ports.filter_map(|port| {
         let number = port.host_port.filter(|number| *number > 0)?;
-        let ip = port.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
+        let ip = port.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();
         Some(HostPort {
             ip,
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),

@@ -149,7 +149,7 @@ fn request(container: &Container, get: &HTTPGetAction, host: &str) -> Result<Req
     let own: Vec<_> = headers.map(|header| (header.name.as_str(), header.value.as_str())).collect();
     let has = |name: &str| own.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
     if !has("host") {
-        builder = builder.header("Host", format!("{host}:{port}"));
+        builder = builder.header("Host", shown_address(host, port));
     }
     if !has("user-agent") {
         builder = builder.header("User-Agent", "kube-probe/1.36");

@@ -150,7 +150,7 @@ impl Node {
             node_name: "node".into(),
             addresses: vec![NodeAddress { type_: "InternalIP".into(), address: "127.0.0.1".into() }],
             labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
-            pod_cidr: None,
+            pod_cidrs: Vec::new(),
             max_pods: 110,
             kubelet_version: "v1.36.0".into(),
             kubelet_dir: self.kubelet_dir(),

@@ -20,7 +20,7 @@ fn victim() {
         instance: "kakoi".to_owned(),
         bridge: "kakoi0".to_owned(),
         table: "kakoi".to_owned(),
-        pod_cidr: "10.85.0.0/24".parse().unwrap(),
+        pod_cidrs: "10.85.0.0/24".parse().unwrap(),
         api: None,
         state_dir: format!("{state}/network").into(),
         machine_dir: format!("{state}/run").into(),
@@ -71,7 +71,7 @@ fn kills_in_the_middle_leave_nothing() {
         });
     }
     let config =
-        network::NetworkConfig { pod_cidr: "10.85.0.0/24".parse().unwrap(), api: None, ..world.config() };
+        network::NetworkConfig { pod_cidrs: "10.85.0.0/24".parse().unwrap(), api: None, ..world.config() };
     let pod = Netns::new();
     world.on_node(async || {
         let network = PodNetwork::open(config.clone()).await.unwrap();

@@ -11,6 +11,7 @@
 
 mod crash;
 mod firewall;
+mod ipv6;
 mod plugins;
 mod pods;
 mod ports;

@@ -319,7 +319,7 @@ fn the_last_of_two_instances_puts_forwarding_back() {
             instance: "kakoi-1".to_owned(),
             bridge: "kk00000001".to_owned(),
             table: "kakoi-1".to_owned(),
-            pod_cidr: "10.86.0.0/16".parse().unwrap(),
+            pod_cidrs: "10.86.0.0/16".parse().unwrap(),
             state_dir: world.state.path().join("other"),
             ..world.config()
         };

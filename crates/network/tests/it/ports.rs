@@ -39,7 +39,7 @@ fn a_host_port_of_udp_answers() {
         let network = PodNetwork::open(world.config()).await.unwrap();
         attach(&network, "dns", &pod, &[port(5300, 53, Protocol::Udp)]).await;
         for _ in 0..2 {
-            let server = pod.serve_one_udp(53);
+            let server = pod.serve_one_udp("0.0.0.0:53");
             assert_eq!(world.outside.ask_udp(NODE, 5300, PATIENCE), Some("192.0.2.2".to_owned()));
             server.join().unwrap();
         }
@@ -52,7 +52,8 @@ fn a_host_port_on_one_address_is_not_open_on_others() {
     let pod = Netns::new();
     world.on_node(async || {
         let network = PodNetwork::open(world.config()).await.unwrap();
-        let local = PortMapping { host_ip: Some(Ipv4Addr::LOCALHOST), ..port(8080, 80, Protocol::Tcp) };
+        let local =
+            PortMapping { host_ip: Some(Ipv4Addr::LOCALHOST.into()), ..port(8080, 80, Protocol::Tcp) };
         attach(&network, "web", &pod, &[local]).await;
         let _server = pod.serve("0.0.0.0:80");
         assert!(world.node.ask(Ipv4Addr::LOCALHOST, 8080, PATIENCE).is_some());

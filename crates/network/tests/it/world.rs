@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -86,14 +86,16 @@ impl Netns {
     }
 
     /// Connects from inside and returns how the server saw us; `None` when nothing answers in time.
-    pub fn ask(&self, ip: Ipv4Addr, port: u16, patience: Duration) -> Option<String> {
+    pub fn ask(&self, ip: impl Into<IpAddr>, port: u16, patience: Duration) -> Option<String> {
+        let ip = ip.into();
         self.run(|| ask(ip, port, patience))
     }
 
     /// The same for UDP, with one datagram in each direction.
-    pub fn ask_udp(&self, ip: Ipv4Addr, port: u16, patience: Duration) -> Option<String> {
+    pub fn ask_udp(&self, ip: impl Into<IpAddr>, port: u16, patience: Duration) -> Option<String> {
+        let ip = ip.into();
         self.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let socket = UdpSocket::bind(if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
             socket.set_read_timeout(Some(patience)).unwrap();
             socket.connect((ip, port)).unwrap();
             socket.send(b"?").ok()?;
@@ -104,8 +106,8 @@ impl Netns {
     }
 
     /// Answers one datagram with the address of its sender.
-    pub fn serve_one_udp(&self, port: u16) -> JoinHandle<()> {
-        let socket = self.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+    pub fn serve_one_udp(&self, address: &str) -> JoinHandle<()> {
+        let socket = self.run(|| UdpSocket::bind(address).unwrap());
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         std::thread::spawn(move || {
             let (_, peer) = socket.recv_from(&mut [0; 16]).unwrap();
@@ -121,7 +123,7 @@ pub fn shell(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn ask(ip: Ipv4Addr, port: u16, patience: Duration) -> Option<String> {
+fn ask(ip: IpAddr, port: u16, patience: Duration) -> Option<String> {
     let mut connection = TcpStream::connect_timeout(&SocketAddr::from((ip, port)), patience).ok()?;
     connection.set_read_timeout(Some(patience)).unwrap();
     connection.write_all(b"?\n").ok()?;
@@ -133,14 +135,18 @@ fn ask(ip: Ipv4Addr, port: u16, patience: Duration) -> Option<String> {
 /// A listener in a namespace; it ends when dropped.
 pub struct Server {
     namespace: Netns,
-    at: SocketAddrV4,
+    at: SocketAddr,
     port: u16,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let ip = if self.at.ip().is_unspecified() { Ipv4Addr::LOCALHOST } else { *self.at.ip() };
+        let ip = match self.at.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
         let port = self.port;
         self.namespace.run(|| {
             let at = SocketAddr::from((ip, port));
@@ -179,7 +185,7 @@ impl World {
             instance: "kakoi".to_owned(),
             bridge: "kakoi0".to_owned(),
             table: "kakoi".to_owned(),
-            pod_cidr: "10.85.0.0/16".parse().unwrap(),
+            pod_cidrs: "10.85.0.0/16".parse().unwrap(),
             api: Some(ApiService { address: "10.96.0.1:443".parse().unwrap(), port: 6443 }),
             state_dir: self.state.path().join("network"),
             machine_dir: self.state.path().join("run"),
@@ -196,7 +202,7 @@ impl World {
 
     /// Links, rules and the switch: all that a network may leave behind.
     pub fn footprint(&self) -> String {
-        self.node.shell("ip -o link | awk '{print $2}'; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; cat /proc/sys/net/ipv4/ip_forward; ip route")
+        self.node.shell("ip -o link | awk '{print $2}'; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra; ip route; ip -6 route")
     }
 }
 

@@ -1,7 +1,7 @@
 //! `RunPodSandbox`: record, shim (which makes the namespaces), network, files, record again. What fails half-way
 //! is undone before the answer; what a crash leaves half-way is undone at the next start.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ fn port_mapping(port: &cri::v1::PortMapping) -> Result<network::PortMapping> {
     };
     let host_ip = match port.host_ip.as_str() {
         "" | "0.0.0.0" | "::" => None,
-        text => Some(text.parse::<Ipv4Addr>().map_err(|_| wrong("host_ip", text))?),
+        text => Some(text.parse::<IpAddr>().map_err(|_| wrong("host_ip", text))?),
     };
     Ok(network::PortMapping {
         protocol: match Protocol::try_from(port.protocol) {

@@ -51,7 +51,7 @@ async fn config(directory: &Path) -> RuntimeConfig {
         instance: instance.clone(),
         bridge: "kktest0".to_owned(),
         table: "kakoi-test".to_owned(),
-        pod_cidr: "10.233.0.0/24".parse().unwrap(),
+        pod_cidrs: "10.233.0.0/24".parse().unwrap(),
         api: None,
         state_dir: directory.join("network"),
         machine_dir: directory.join("machine"),
