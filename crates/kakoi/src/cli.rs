@@ -103,7 +103,7 @@ pub(crate) struct Up {
     /// The Node's name [default: the machine's]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// The Pods' addresses; with a range of each family, as in 10.210.0.0/24,fd85::/64, Pods have both
+    /// The Pods' addresses; with a range of each family, as in `10.210.0.0/24,fd85::/64`, Pods have both
     /// [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pod_cidr: Option<String>,
@@ -159,7 +159,7 @@ pub(crate) struct Runtime {
     /// Where to listen [default: unix://<root>/run/kakoi/kakoi.sock]
     #[arg(long, value_name = "unix:///PATH")]
     pub(crate) listen: Option<String>,
-    /// The Pods' addresses; with a range of each family, as in 10.210.0.0/24,fd85::/64, Pods have both
+    /// The Pods' addresses; with a range of each family, as in `10.210.0.0/24,fd85::/64`, Pods have both
     /// [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pub(crate) pod_cidr: Option<String>,

@@ -135,7 +135,7 @@ fn api_gateway(cidrs: PodCidrs) -> Result<IpAddr, UpError> {
 
 /// The node's addresses, one for each family of the Pods' and in their order.
 fn node_addresses(cidrs: PodCidrs) -> Vec<IpAddr> {
-    let found = cidrs.iter().map(|cidr| machine::address(cidr.family()).unwrap_or(cidr.gateway()));
+    let found = cidrs.iter().map(|cidr| machine::address(cidr.family()).unwrap_or_else(|| cidr.gateway()));
     found.collect()
 }
 

@@ -232,7 +232,9 @@ impl Node {
             .in_scope(|| side.apply(netns).map_err(failed))?;
         self.set_port_up(id, &name, record)?;
         let _step = tracing::debug_span!(target: "path", "network: links operational").entered();
-        self.await_operational(&name).and_then(|()| inside.await_operational(pod::LINK)).map_err(failed)
+        self.await_operational(&name).and_then(|()| inside.await_operational(pod::LINK)).map_err(failed)?;
+        // Without ports it has no carrier: the first one's comes to it later, and it answers nothing before.
+        self.await_operational(&self.config.bridge).map_err(NetworkError::kernel("wait for the bridge"))
     }
 
     /// What a Pod with these addresses is to have. One of a range that the node has no more has no way out.
@@ -508,14 +510,12 @@ fn apply_bridge(netlink: &Netlink, config: &NetworkConfig, mtu: u32) -> Result<u
     for cidr in config.pod_cidrs.iter() {
         netlink.add_address(link.index, cidr.gateway(), cidr.prefix()).map_err(failed)?;
     }
+    if Path::new(IPV6).exists() {
+        pod::sole_router(name).map_err(failed)?;
+    }
     netlink.set_up(link.index).map_err(failed)?;
     // Replies to 127.0.0.1 come back over the bridge; the rules drop what Pods send there themselves.
     set(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
-    // A Pod could otherwise announce itself as the node's router.
-    let accept_ra = format!("{IPV6}/conf/{name}/accept_ra");
-    if Path::new(&accept_ra).exists() {
-        set(&accept_ra, "0")?;
-    }
     Ok(link.index)
 }
 

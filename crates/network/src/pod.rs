@@ -45,8 +45,7 @@ impl PodSide {
             let gone = || io::Error::new(io::ErrorKind::NotFound, "the Pod's link vanished");
             let link = netlink.link(LINK)?.ok_or_else(gone)?;
             if self.places.iter().any(|place| place.address.is_ipv6()) {
-                // The Pod's router is the bridge, whatever another Pod announces.
-                fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/accept_ra"), "0")?;
+                sole_router(LINK)?;
             }
             for place in &self.places {
                 netlink.add_address(link.index, place.address, place.prefix)?;
@@ -58,6 +57,13 @@ impl PodSide {
             Ok(netlink)
         })
     }
+}
+
+/// Has a link take no router but the bridge, whatever another Pod announces, and its own address at once: the MACs of a
+/// bridge differ, and while an address is still looked for (duplicate address detection) no neighbour can be asked for.
+pub(crate) fn sole_router(link: &str) -> io::Result<()> {
+    let settings = ["accept_ra", "accept_dad"];
+    settings.iter().try_for_each(|name| fs::write(format!("/proc/sys/net/ipv6/conf/{link}/{name}"), "0"))
 }
 
 /// Sets the loopback of a sandbox up.
