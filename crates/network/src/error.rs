@@ -156,6 +156,16 @@ pub enum NetworkError {
         /// What it said.
         message: String,
     },
+    /// A plugin does not take sandboxes, or did not clean up.
+    #[error("the CNI plugin `{plugin}` failed at {verb}: {message}")]
+    CniNetwork {
+        /// The plugin.
+        plugin: String,
+        /// What it was to do.
+        verb: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// The program `nft` is not installed.
     #[error("cannot run `nft`: it is not installed; install the package `nftables`")]
     NftMissing,

@@ -129,10 +129,7 @@ impl PodNetwork {
     pub async fn probe(&self) -> Result<(), NetworkError> {
         match &self.by {
             By::Bridge(_) => Ok(()),
-            By::Plugins(plugins) => {
-                let plugins = Arc::clone(plugins);
-                blocking(move || plugins.probe()).await
-            }
+            By::Plugins(plugins) => plugins.probe().await,
         }
     }
 

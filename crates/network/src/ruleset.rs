@@ -220,8 +220,8 @@ mod tests {
         Rules::new(("kakoi", "kakoi0"), cidrs.parse().unwrap(), api, cidrs.contains(':'))
     }
 
-    fn api() -> Option<ApiService> {
-        Some(ApiService { address: "10.96.0.1:443".parse().unwrap(), port: 6443 })
+    fn api() -> ApiService {
+        ApiService { address: "10.96.0.1:443".parse().unwrap(), port: 6443 }
     }
 
     fn addresses(texts: &[&str]) -> Vec<IpAddr> {
@@ -237,7 +237,7 @@ mod tests {
         let web = port(8080, Protocol::Tcp);
         let dns = PortMapping { host_ip: "192.168.1.5".parse().ok(), ..port(53, Protocol::Udp) };
         let pod = addresses(&["10.85.0.2"]);
-        let text = rules("10.85.0.0/16", api()).whole(&[(&pod, &web), (&pod, &dns)]);
+        let text = rules("10.85.0.0/16", Some(api())).whole(&[(&pod, &web), (&pod, &dns)]);
         assert_eq!(text, include_str!("../testdata/whole.nft"));
         assert_eq!(rules("10.85.0.0/16", None).whole(&[]), include_str!("../testdata/bare.nft"));
     }
@@ -266,7 +266,7 @@ mod tests {
             PortMapping { host_ip: "127.0.0.1".parse().ok(), ..port(99, Protocol::Sctp) },
         ];
         let pod = addresses(&["10.85.0.2", "fd85::2"]);
-        let (four, six) = (rules("10.85.0.0/16", api()), rules("fd85::/64", None));
+        let (four, six) = (rules("10.85.0.0/16", Some(api())), rules("fd85::/64", None));
         let open = "add element ip kakoi host_ports { tcp . 8080 : 10.85.0.2 . 80 }\n\
                     add element ip kakoi host_ports_at { 127.0.0.1 . sctp . 99 : 10.85.0.2 . 80 }\n";
         assert_eq!(four.open(&pod, &ports), open);

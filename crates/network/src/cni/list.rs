@@ -1,7 +1,7 @@
 //! A network's configuration: which plugins it has, and what each is told on its standard input. Pure, but for
 //! [`choose`], which reads the directory.
 //!
-//! Source: CNI specification 1.0, sections 1 and 4 (configuration format, deriving a plugin's configuration).
+//! Source: CNI specification 1.1, sections 1 and 4 (configuration format, deriving a plugin's configuration).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,17 @@ use serde_json::{Map, Value, json};
 use crate::error::NetworkError;
 use crate::port::PortMapping;
 
-/// Versions of the protocol in which a result lists interfaces and addresses as it does today.
+/// Versions of the protocol in which a result lists interfaces and addresses as it does today, oldest first.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Versions that have no `CHECK`.
 const WITHOUT_CHECK: [&str; 2] = ["0.3.0", "0.3.1"];
+
+/// The first version that has `STATUS` and `GC`.
+const WITH_STATUS: &str = "1.1.0";
+
+/// The attachments that are there, in what `GC` is told.
+const VALID: &str = "cni.dev/valid-attachments";
 
 /// The capability of a plugin that opens host ports.
 const PORTS: &str = "portMappings";
@@ -29,8 +35,13 @@ pub(crate) struct List {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) cni_version: String,
+    /// Further versions that the network can be used with; the newest that kakoi speaks is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cni_versions: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) disable_check: bool,
+    #[serde(default, rename = "disableGC", skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) disable_gc: bool,
     pub(crate) plugins: Vec<Plugin>,
 }
 
@@ -51,7 +62,13 @@ impl List {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let value = if value.get("plugins").is_some() { value } else { alone(&value) };
-        let list: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let mut list: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let offers = |version: &&str| {
+            list.cni_version == *version || list.cni_versions.iter().any(|other| other == version)
+        };
+        if let Some(newest) = VERSIONS.iter().copied().rev().find(offers) {
+            newest.clone_into(&mut list.cni_version);
+        }
         list.check().map(|()| list)
     }
 
@@ -73,6 +90,26 @@ impl List {
     /// Whether the network can be asked if a sandbox still is as it was made.
     pub(crate) fn has_check(&self) -> bool {
         !self.disable_check && !WITHOUT_CHECK.contains(&self.cni_version.as_str())
+    }
+
+    /// Whether the network can be asked if it takes sandboxes.
+    pub(crate) fn has_status(&self) -> bool {
+        self.cni_version == WITH_STATUS
+    }
+
+    /// Whether the network can be told which sandboxes there are, so that it removes what is of others.
+    pub(crate) fn has_gc(&self) -> bool {
+        self.has_status() && !self.disable_gc
+    }
+
+    /// What `plugin` gets on its standard input when it is told which sandboxes have the link `link`.
+    pub(crate) fn plan_gc(&self, plugin: &Plugin, sandboxes: &[String], link: &str) -> Value {
+        let mut input = self.plan_input(plugin, &[], None);
+        let valid = sandboxes.iter().map(|id| json!({"containerID": id, "ifname": link}));
+        if let Some(fields) = input.as_object_mut() {
+            fields.insert(VALID.to_owned(), valid.collect());
+        }
+        input
     }
 
     /// Whether a plugin of the network opens host ports.
@@ -181,6 +218,23 @@ mod tests {
     fn a_list_is_the_same_when_it_is_written_down_and_read() {
         let list = List::parse(LIST).unwrap();
         assert_eq!(List::parse(&serde_json::to_string(&list).unwrap()), Ok(list));
+    }
+
+    #[test]
+    fn the_newest_version_that_both_speak_is_spoken() {
+        let with = |versions: &str| {
+            let text = format!(
+                r#"{{"cniVersion":"1.0.0","cniVersions":{versions},"name":"n","plugins":[{{"type":"x"}}]}}"#
+            );
+            let list = List::parse(&text).unwrap();
+            (list.cni_version.clone(), list.has_status(), list.has_gc())
+        };
+        assert_eq!(with("[]"), ("1.0.0".to_owned(), false, false));
+        assert_eq!(with(r#"["1.1.0","0.4.0"]"#), ("1.1.0".to_owned(), true, true));
+        assert_eq!(with(r#"["2.0.0"]"#), ("1.0.0".to_owned(), false, false));
+        let kept =
+            List::parse(r#"{"cniVersion":"1.1.0","disableGC":true,"name":"n","plugins":[{"type":"x"}]}"#);
+        assert!(!kept.unwrap().has_gc());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! What a sandbox was attached with is kept, so that `DEL` and `CHECK` are told what `ADD` was told, after a restart and
 //! after the configuration has changed. Calls for one sandbox come one after the other: the caller holds its lock.
 //!
-//! Source: CNI specification 1.0, sections 2 to 4 (protocol, lists, delegation).
+//! Source: CNI specification 1.1, sections 2 to 4 (protocol, lists, delegation).
 
 mod answer;
 mod cache;
@@ -59,6 +59,8 @@ enum Verb {
     Add,
     Check,
     Del,
+    Gc,
+    Status,
 }
 
 impl Verb {
@@ -67,6 +69,8 @@ impl Verb {
             Self::Add => "ADD",
             Self::Check => "CHECK",
             Self::Del => "DEL",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
         }
     }
 }
@@ -77,9 +81,15 @@ impl Plugins {
         Ok(Self { config, cache })
     }
 
-    /// Whether there is a network whose plugins are all installed.
-    pub(crate) fn probe(&self) -> Result<(), NetworkError> {
-        self.installed().map(drop)
+    /// Whether there is a network whose plugins are all installed, and take sandboxes as far as they can be asked.
+    pub(crate) async fn probe(&self) -> Result<(), NetworkError> {
+        let list = self.installed()?;
+        if list.has_status() {
+            for plugin in &list.plugins {
+                self.tell(Verb::Status, plugin, &list.plan_input(plugin, &[], None)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The configured network, all of whose plugins are there.
@@ -176,6 +186,22 @@ impl Plugins {
                 tracing::warn!(sandbox = id, %error, "a sandbox's network is not as its plugins made it");
             }
         }
+        first.note(self.collect().await);
+        first.into_result()
+    }
+
+    /// Has the network remove what it still holds for sandboxes that have no record here.
+    async fn collect(&self) -> Result<(), NetworkError> {
+        // Without a network there is nobody to ask.
+        let Ok(list) = self.installed() else { return Ok(()) };
+        let mut first = First::default();
+        if list.has_gc() {
+            let sandboxes = self.cache.list()?;
+            for plugin in &list.plugins {
+                let input = list.plan_gc(plugin, &sandboxes, LINK);
+                first.note(self.tell(Verb::Gc, plugin, &input).await);
+            }
+        }
         first.into_result()
     }
 
@@ -218,25 +244,33 @@ impl Plugins {
             sandbox: id.to_owned(),
             message,
         };
-        let input = attachment.list.plan_input(plugin, &attachment.ports, before).to_string();
-        let mut command = Command::new(self.program(plugin)?);
-        command.env("CNI_COMMAND", verb.name()).env("CNI_CONTAINERID", id).env("CNI_IFNAME", LINK);
-        command.env("CNI_ARGS", &attachment.arguments).env("CNI_PATH", self.search_path());
+        let input = attachment.list.plan_input(plugin, &attachment.ports, before);
+        let mut command = self.command(verb, plugin)?;
+        command.env("CNI_CONTAINERID", id).env("CNI_IFNAME", LINK).env("CNI_ARGS", &attachment.arguments);
         let place = self.place(id);
         // After a reboot there is no namespace any more; plugins then undo what is left on the node.
         command.env("CNI_NETNS", if place.exists() { place.as_os_str() } else { "".as_ref() });
-        let ran = tokio::time::timeout(PATIENCE, run(command, input.as_bytes())).await;
-        let ran = ran.map_err(|_| failed(format!("it did not end within {} s", PATIENCE.as_secs())))?;
-        let output = ran.map_err(|error| failed(error.to_string()))?;
-        if !output.status.success() {
-            return Err(failed(answer::failure(&output.stdout, &output.stderr)));
-        }
-        if verb != Verb::Add || output.stdout.trim_ascii().is_empty() {
+        let answer = run(command, &input).await.map_err(failed)?;
+        if verb != Verb::Add || answer.trim_ascii().is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(&output.stdout)
-            .map(Some)
-            .map_err(|_| failed("its answer is not JSON".to_owned()))
+        serde_json::from_slice(&answer).map(Some).map_err(|_| failed("its answer is not JSON".to_owned()))
+    }
+
+    /// Runs one plugin with what is of no sandbox.
+    async fn tell(&self, verb: Verb, plugin: &Plugin, input: &Value) -> Result<(), NetworkError> {
+        let told = run(self.command(verb, plugin)?, input).await;
+        told.map(drop).map_err(|message| NetworkError::CniNetwork {
+            plugin: plugin.program.clone(),
+            verb: verb.name(),
+            message,
+        })
+    }
+
+    fn command(&self, verb: Verb, plugin: &Plugin) -> Result<Command, NetworkError> {
+        let mut command = Command::new(self.program(plugin)?);
+        command.env("CNI_COMMAND", verb.name()).env("CNI_PATH", self.search_path());
+        Ok(command)
     }
 
     fn program(&self, plugin: &Plugin) -> Result<PathBuf, NetworkError> {
@@ -259,8 +293,25 @@ impl Plugins {
     }
 }
 
-/// Runs a plugin with `input`; it is ended when the caller gives up.
-async fn run(mut command: Command, input: &[u8]) -> std::io::Result<Output> {
+/// Runs a plugin with `input` and returns what it answers.
+///
+/// # Errors
+/// A text with what it said, or that it did not end in time.
+async fn run(command: Command, input: &Value) -> Result<Vec<u8>, String> {
+    let input = input.to_string();
+    let ran = tokio::time::timeout(PATIENCE, converse(command, input.as_bytes())).await;
+    let output = ran
+        .map_err(|_| format!("it did not end within {} s", PATIENCE.as_secs()))?
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(answer::failure(&output.stdout, &output.stderr))
+    }
+}
+
+/// Runs a plugin to its end; it is ended when the caller gives up.
+async fn converse(mut command: Command, input: &[u8]) -> std::io::Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let stdin = child.stdin.take();

@@ -93,6 +93,51 @@ fn v4(ip: IpAddr) -> Ipv4Addr {
     }
 }
 
+/// A plugin of CNI 1.1, which Debian's are not yet: it notes what it is told, passes on what they know, and is out of
+/// order while there is a file `broken` beside it.
+const MODERN: &str = r#"#!/bin/sh
+cd "$(dirname "$0")"
+input=$(cat)
+printf '%s %s\n' "$CNI_COMMAND" "$input" >>told
+case $CNI_COMMAND in
+STATUS) [ ! -e broken ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"no more addresses"}'; exit 1; } ;;
+GC) ;;
+*) printf '%s' "$input" | sed 's/"cniVersion":"1.1.0"/"cniVersion":"1.0.0"/' | /usr/lib/cni/bridge ;;
+esac
+"#;
+
+#[test]
+fn a_network_of_cni_1_1_is_asked_whether_it_takes_pods_and_told_which_there_are() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (world, pod, other) = (World::new(), Netns::new(), Netns::new());
+    fs::create_dir(world.path("absent")).unwrap();
+    fs::write(world.path("absent/modern"), MODERN).unwrap();
+    fs::set_permissions(world.path("absent/modern"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Both versions are offered: the newer one is spoken.
+    let list = serde_json::json!({"name": "pods", "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"],
+        "plugins": [{"type": "modern", "bridge": "cni0", "isGateway": true,
+            "ipam": {"type": "host-local", "dataDir": world.path("leases"), "ranges": [[{"subnet": "10.77.0.0/24"}]]}}]});
+    fs::write(world.path("net.d/10-pods.conflist"), list.to_string()).unwrap();
+    let told = || fs::read_to_string(world.path("absent/told")).unwrap_or_default();
+    world.run(async |network| {
+        network.probe().await.unwrap();
+        network.attach("one", pod.fd(), &[]).await.unwrap();
+        network.attach("two", other.fd(), &[]).await.unwrap();
+        fs::write(world.path("absent/broken"), "").unwrap();
+        let refused = network.probe().await.unwrap_err().to_string();
+        assert_eq!(refused, "the CNI plugin `modern` failed at STATUS: no more addresses (code 50)");
+        network.reconcile(&["one".to_owned()]).await.unwrap();
+        let lines = told();
+        let newest = lines.lines().last().unwrap();
+        assert!(newest.starts_with("GC ") && newest.contains(r#""cniVersion":"1.1.0""#), "{newest}");
+        let valid = r#""cni.dev/valid-attachments":[{"containerID":"one","ifname":"eth0"}]"#;
+        assert!(newest.contains(valid), "{newest}");
+        network.teardown().await.unwrap();
+    });
+    assert!(told().lines().last().unwrap().contains(r#""cni.dev/valid-attachments":[]"#));
+    assert_eq!(world.left(), Vec::<String>::new());
+}
+
 #[test]
 fn a_pod_has_the_address_the_routes_and_the_ports_that_the_plugins_gave() {
     let (world, pod, other) = (World::new(), Netns::new(), Netns::new());
