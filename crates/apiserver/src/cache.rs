@@ -16,6 +16,9 @@ pub(crate) use table::{Event, Expired, Snapshot, Table, When, frame};
 
 /// Objects read from the store at a time.
 const PAGE: usize = 256;
+/// How far back a start takes the history, in revisions: what watchers can have missed while the server was away is the
+/// last of it, and each change costs the start its reading and two objects of memory.
+const HISTORY: u64 = 4096;
 
 /// The cache could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -108,9 +111,9 @@ impl Cache {
         Ok(Arc::new(cache))
     }
 
-    /// Takes what history there is, then every new change.
+    /// Takes the end of the history, then every new change.
     async fn follow(&self, loaded: u64) -> Result<(), FollowError> {
-        let mut from = self.store.floor();
+        let mut from = self.store.floor().max(loaded.saturating_sub(HISTORY));
         loop {
             for table in self.tables() {
                 table.set_floor(from);
@@ -119,7 +122,10 @@ impl Cache {
             let sink = move |changes: &[Change]| filled.take(changes, loaded);
             match self.store.follow(from, Box::new(sink)).await {
                 Err(FollowError::Compacted { floor, .. }) if floor > from => from = floor,
-                done => return done,
+                done => {
+                    self.tables().iter().for_each(Table::past_is_told);
+                    return done;
+                }
             }
         }
     }

@@ -3,13 +3,11 @@
 use api::kind::Kind;
 use api::selector::{FieldSelector, LabelSelector, Selectable};
 use api::status::Status;
-use api::table;
 use api::validation::{FieldErrors, Path};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::cache::{Cache, Object, Snapshot};
 use crate::items::Items;
@@ -191,41 +189,17 @@ struct Page {
     remaining: Option<usize>,
 }
 
-/// A list in the form that the client wants.
-#[derive(Debug)]
-pub(crate) enum Listed {
-    /// Whole objects.
-    Items(Items),
-    /// Rows or metadata, as JSON.
-    Whole(Bytes),
-}
-
-/// Lists a resource.
+/// Lists a resource, in the form that the client wants.
 pub(crate) fn list(
     cache: &Cache,
     kind: &'static Kind,
     info: &RequestInfo,
     form: Form,
-) -> Result<Listed, Status> {
+) -> Result<Items, Status> {
     let filter = Filter::parse(kind, info)?;
     let options = Options::parse(&info.query)?;
     let page = page(cache, kind, &filter, &options)?;
-    let list = match form {
-        Form::Object => return Ok(Listed::Items(Items::new(kind, &page.metadata(), page.objects))),
-        Form::Table(include) => {
-            let now = jiff::Timestamp::now();
-            let rows =
-                page.objects.iter().map(|object| table::row(kind, &view::value(kind, object), include, now));
-            table::table(kind, page.metadata(), rows.collect(), true)
-        }
-        Form::Metadata => {
-            let items: Vec<Value> =
-                page.objects.iter().map(|object| table::partial_object_metadata(&object.value())).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": page.metadata(), "items": items})
-        }
-    };
-    Ok(Listed::Whole(crate::response::to_bytes(&list)))
+    Ok(Items::new(kind, form, page.metadata(), page.objects))
 }
 
 fn page(cache: &Cache, kind: &Kind, filter: &Filter, options: &Options<'_>) -> Result<Page, Status> {

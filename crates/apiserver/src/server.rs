@@ -28,7 +28,6 @@ use crate::document::Documents;
 use crate::identity::{Identity, RequestIdentity};
 use crate::kubelet::Kubelets;
 use crate::limit::Limits;
-use crate::list::Listed;
 use crate::metrics::Metrics;
 use crate::request::RequestInfo;
 use crate::response::{self, Accepted, Offer, ResponseBody, negotiate};
@@ -190,10 +189,10 @@ impl Call<'_> {
         }
         match info.verb {
             "get" => self.get(kind, accepted),
-            "list" => Ok(match list::list(&self.server.cache, kind, info, accepted.form)? {
-                Listed::Items(items) => response::json_pieces(StatusCode::OK, accepted, items),
-                Listed::Whole(bytes) => response::json_bytes(StatusCode::OK, accepted, bytes),
-            }),
+            "list" => {
+                let items = list::list(&self.server.cache, kind, info, accepted.form)?;
+                Ok(response::json_pieces(StatusCode::OK, accepted, items))
+            }
             "watch" => self.watch(kind, accepted, request),
             _ => self.write(kind, accepted, request).await,
         }

@@ -1,7 +1,7 @@
 //! The objects of one resource and their latest changes. Watchers keep only a revision: they read the changes after it
 //! from the one ring here, so a slow watcher costs nothing and is told so when the ring has passed it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,6 +105,8 @@ impl Snapshot {
 struct State {
     objects: OrdMap<Arc<str>, Arc<Object>>,
     events: VecDeque<Arc<Event>>,
+    /// While the past is told: the newest object of each key so far, which the next change's `previous` is.
+    past: HashMap<Arc<str>, Arc<Object>>,
     bytes: usize,
     /// Changes after this revision are all here.
     floor: u64,
@@ -162,11 +164,14 @@ impl Table {
             return;
         };
         let mut state = self.state();
-        if when == When::Now {
-            if event.removed {
-                state.objects.remove(key);
-            } else {
+        match (when, event.removed) {
+            (When::Now, true) => drop(state.objects.remove(key)),
+            (When::Now, false) => {
                 state.objects.insert(event.object.key().clone(), event.object.clone());
+            }
+            (When::Past, true) => drop(state.past.remove(key)),
+            (When::Past, false) => {
+                state.past.insert(event.object.key().clone(), event.object.clone());
             }
         }
         state.last = state.last.max(change.revision);
@@ -177,7 +182,10 @@ impl Table {
 
     fn event(&self, key: &str, change: &Change, when: When) -> Option<Event> {
         let key: Arc<str> = Arc::from(key);
-        let known = (when == When::Now).then(|| self.get(&key)).flatten();
+        let known = match when {
+            When::Now => self.get(&key),
+            When::Past => self.state().past.get(&key).cloned(),
+        };
         let previous = match (&change.previous, known) {
             (None, _) => None,
             (Some((revision, _)), Some(known)) if known.revision() == *revision => Some(known),
@@ -197,6 +205,11 @@ impl Table {
         };
         let (revision, removed, at) = (change.revision, change.value.is_none(), Instant::now());
         Some(Event { revision, object, previous, removed, at })
+    }
+
+    /// Lets go of what only the telling of the past needs.
+    pub(super) fn past_is_told(&self) {
+        self.state().past = HashMap::new();
     }
 
     pub(super) fn wake(&self) {
