@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::assemble::{Abi, Action, Check, Comparison, Rule, Test, assemble};
 use super::{ABIS, Column, bytes, first_unknown, numbers};
@@ -15,51 +15,51 @@ use super::{ABIS, Column, bytes, first_unknown, numbers};
 const MAX_INSTRUCTIONS: usize = 4096;
 
 /// A profile.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document {
-    default_action: ActionName,
+    pub(super) default_action: ActionName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) default_errno_ret: Option<u16>,
     #[serde(default)]
-    default_errno_ret: Option<u16>,
+    pub(super) architectures: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) arch_map: Vec<ArchMap>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) flags: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) listener_path: String,
     #[serde(default)]
-    architectures: Vec<String>,
-    #[serde(default)]
-    arch_map: Vec<ArchMap>,
-    #[serde(default)]
-    flags: Vec<String>,
-    #[serde(default)]
-    listener_path: String,
-    #[serde(default)]
-    syscalls: Vec<Entry>,
+    pub(super) syscalls: Vec<Entry>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ArchMap {
+pub(super) struct ArchMap {
     architecture: String,
     #[serde(default)]
     sub_architectures: Vec<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+pub(super) struct Entry {
     #[serde(default)]
-    names: Vec<String>,
-    action: ActionName,
-    #[serde(default)]
-    errno_ret: Option<u16>,
-    #[serde(default)]
-    args: Option<Vec<Arg>>,
-    #[serde(default)]
-    includes: Filter,
-    #[serde(default)]
-    excludes: Filter,
+    pub(super) names: Vec<String>,
+    pub(super) action: ActionName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) errno_ret: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) args: Option<Vec<Arg>>,
+    #[serde(default, skip_serializing)]
+    pub(super) includes: Filter,
+    #[serde(default, skip_serializing)]
+    pub(super) excludes: Filter,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Filter {
+pub(super) struct Filter {
     #[serde(default)]
     caps: Vec<String>,
     #[serde(default)]
@@ -68,18 +68,18 @@ struct Filter {
     min_kernel: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Arg {
-    index: u8,
-    value: u64,
+pub(super) struct Arg {
+    pub(super) index: u8,
+    pub(super) value: u64,
     #[serde(default)]
-    value_two: u64,
-    op: Operator,
+    pub(super) value_two: u64,
+    pub(super) op: Operator,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-enum Operator {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) enum Operator {
     #[serde(rename = "SCMP_CMP_NE")]
     NotEqual,
     #[serde(rename = "SCMP_CMP_LT")]
@@ -96,8 +96,8 @@ enum Operator {
     Masked,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-enum ActionName {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) enum ActionName {
     #[serde(rename = "SCMP_ACT_KILL", alias = "SCMP_ACT_KILL_THREAD")]
     KillThread,
     #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
@@ -193,7 +193,7 @@ pub fn compile_document(
 }
 
 /// The machine's own ABI always; another one if the profile names it: without rules for it, it is closed.
-fn is_listed(document: &Document, name: &str) -> bool {
+pub(super) fn is_listed(document: &Document, name: &str) -> bool {
     let own = ABIS.first().map_or("", |(own, ..)| own);
     let with_own = document.arch_map.iter().filter(|map| map.architecture == own);
     name == own
@@ -231,7 +231,7 @@ fn action(name: ActionName, number: Option<u16>) -> Result<Action, DocumentError
 }
 
 /// Whether an entry counts for this container on this machine.
-fn applies(entry: &Entry, capabilities: u64, kernel: &str) -> Result<bool, DocumentError> {
+pub(super) fn applies(entry: &Entry, capabilities: u64, kernel: &str) -> Result<bool, DocumentError> {
     let has = |name: &String| {
         let bare = name.strip_prefix("CAP_").unwrap_or(name);
         crate::capability::mask_of(bare).is_some_and(|bit| capabilities & bit != 0)

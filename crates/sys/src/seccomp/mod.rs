@@ -7,10 +7,12 @@
 
 mod assemble;
 mod document;
+mod oci;
 mod profile;
 mod table;
 
 pub use document::{Compiled, Document, DocumentError, compile_document};
+pub use oci::default_document;
 
 use assemble::{Abi, Action};
 use std::collections::HashMap;
