@@ -267,6 +267,11 @@ impl Descriptors {
         Ok(fds)
     }
 
+    /// The descriptor of that index.
+    pub fn get(&self, index: FdIndex) -> Option<BorrowedFd<'_>> {
+        self.0.get(usize::from(index.0)).map(AsFd::as_fd)
+    }
+
     fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
         self.0.iter().map(AsFd::as_fd).collect()
     }
@@ -407,6 +412,14 @@ impl ShimClient {
         let mut fds = Descriptors::new();
         let log = fds.push(log);
         self.call(Request::ReopenLog { container: container.to_owned(), log }, &fds).map(drop)
+    }
+
+    /// Ends a container's launch that is under way; returns when nothing of it is left.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn abort(&self, container: &str) -> Result<(), ClientError> {
+        self.call_done(Request::Abort { container: container.to_owned() })
     }
 
     /// Forgets a container that is not running, with its exit record.

@@ -2,7 +2,8 @@
 //!
 //! The daemon uses [`client`] (blocking, no async runtime) and the types of [`protocol`]; the program `kakoi-shim` is
 //! the rest. The program opens no path of the node after its start: root filesystems, volumes, logs and cgroups
-//! arrive as descriptors.
+//! arrive as descriptors. The one exception are OCI runtimes (`launch::oci`): a child of the shim starts them with the
+//! node's files in sight.
 
 pub mod client;
 mod identity;
@@ -12,6 +13,7 @@ mod log;
 pub mod protocol;
 mod report;
 mod sandbox;
+pub mod stage;
 mod streams;
 mod supervisor;
 mod wire;

@@ -139,6 +139,29 @@ pub struct ContainerPlan {
     /// having its own (`NamespaceMode.TARGET`); must be a container of this shim.
     #[serde(default)]
     pub target_container: Option<String>,
+    /// The OCI runtime that runs it; `None` is the shim's own launcher.
+    #[serde(default)]
+    pub oci: Option<OciPlan>,
+}
+
+/// An OCI runtime that runs a container or an exec instead of the shim's own launcher. It sees the node's files as the
+/// daemon does, and what was opened for the container at its place in the stage ([`crate::stage`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciPlan {
+    /// Absolute path of its program.
+    pub program: String,
+    /// Directory of its state (`--root`).
+    pub state: String,
+    /// An empty directory that everybody may enter; each launch has its own tmpfs there, which nobody else sees.
+    pub stage: String,
+    /// The daemon's mount namespace.
+    pub mount_namespace: FdIndex,
+    /// A file with the text of `config.json`, for an exec with that of its process.
+    pub config: FdIndex,
+    /// The mount of the v2 hierarchy of a node that has v1 hierarchies too. crun refuses to work beside one that has
+    /// controllers, so it is hidden from the runtime, which is born in its group instead of moving the container there.
+    #[serde(default)]
+    pub hidden: Option<String>,
 }
 
 /// One mount of a container.
@@ -334,6 +357,9 @@ pub struct ExecPlan {
     /// Write end of its standard error.
     #[serde(default)]
     pub stderr: Option<FdIndex>,
+    /// The OCI runtime of its container, if it has one.
+    #[serde(default)]
+    pub oci: Option<OciPlan>,
 }
 
 /// What the daemon asks.
@@ -386,6 +412,11 @@ pub enum Request {
         container: String,
         /// The new file, opened for appending.
         log: FdIndex,
+    },
+    /// Ends a launch that is under way; answered when nothing of it is left. One that is over is left alone.
+    Abort {
+        /// Container ID.
+        container: String,
     },
     /// Forgets a container that is not running.
     Remove {

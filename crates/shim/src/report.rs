@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(crate) enum Report {
     /// PID of the process that will become the program.
     Pid(i32),
+    /// PID of an OCI runtime that the launcher has started and waits for.
+    Runtime(i32),
     /// Something could not be had in full.
     Warning(String),
     /// The terminal's master comes with this message.

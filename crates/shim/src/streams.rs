@@ -17,6 +17,8 @@ use std::time::SystemTime;
 /// What a client may lag behind, besides the 64 KiB in its pipe.
 const CLIENT_BUFFER: usize = 1 << 20;
 const READ: usize = 16 << 10;
+/// Bytes of an OCI runtime's words that are kept.
+const EARLY: usize = 4 << 10;
 /// Reads that are enough for a full pipe of the largest size that a container can set (1 MiB). Somebody outside the
 /// container may hold its pipe and write for ever.
 const LAST_READS: usize = 80;
@@ -40,6 +42,8 @@ pub(crate) struct Streams {
     policy: Stdin,
     terminal: Option<OwnedFd>,
     clients: Vec<Client>,
+    /// What came on standard error before the program ran: the words of an OCI runtime.
+    early: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -71,8 +75,15 @@ impl Streams {
         terminal: bool,
         owner: (u32, u32),
     ) -> io::Result<(Self, Stdio)> {
-        let mut streams =
-            Streams { outputs: [None, None], log, input: None, policy, terminal: None, clients: Vec::new() };
+        let mut streams = Streams {
+            outputs: [None, None],
+            log,
+            input: None,
+            policy,
+            terminal: None,
+            clients: Vec::new(),
+            early: None,
+        };
         let mut stdio = Stdio::default();
         if terminal {
             return Ok((streams, stdio));
@@ -96,6 +107,21 @@ impl Streams {
             streams.input = Some(Input { fd: ours, pending: Vec::new(), closing: false });
         }
         Ok((streams, stdio))
+    }
+
+    /// Keeps what comes on standard error from now on, the beginning of it, until [`Streams::forget_early`].
+    pub(crate) fn keep_early(&mut self) {
+        self.early = Some(Vec::new());
+    }
+
+    pub(crate) fn forget_early(&mut self) {
+        self.early = None;
+    }
+
+    /// What came on standard error before the program ran.
+    pub(crate) fn early(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(self.early.as_deref()?).trim().to_owned();
+        (!text.is_empty()).then_some(text)
     }
 
     /// The master of the container's terminal has arrived.
@@ -189,6 +215,9 @@ impl Streams {
             Ok(length @ 1..) => {
                 let bytes = buffer.get(..length).unwrap_or_default();
                 self.log.write(stream, bytes, SystemTime::now());
+                if let Some(early) = self.early.as_mut().filter(|_| index == 1) {
+                    early.extend(bytes.iter().take(EARLY.saturating_sub(early.len())));
+                }
                 self.send_to_clients(index, bytes);
                 true
             }

@@ -152,6 +152,7 @@ fn exec_reads_its_input_to_the_end() {
         stdin: Some(fds.push(stdin_read)),
         stdout: Some(fds.push(stdout_write)),
         stderr: None,
+        oci: None,
     };
     pod.shim.exec(&plan, &fds).unwrap();
     drop(fds);
@@ -179,6 +180,7 @@ fn g03_a_terminal_of_exec_is_usable_and_has_a_size() {
         stdin: None,
         stdout: None,
         stderr: None,
+        oci: None,
     };
     let (_, master) = pod.shim.exec(&plan, &fds).unwrap();
     let master = master.unwrap();

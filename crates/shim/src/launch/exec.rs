@@ -16,6 +16,9 @@ pub(crate) fn start_exec(
     fds: &Fds,
     target: BorrowedFd<'_>,
 ) -> Result<Begun, Failure> {
+    if let Some(oci) = &plan.oci {
+        return super::oci::start_exec(plan, oci, fds);
+    }
     begin(&plan.cgroup, fds, |status| joiner(sandbox, plan, fds, target, status))
 }
 
@@ -53,7 +56,7 @@ fn process(
     if sandbox.user.is_some() {
         identity::become_root().map_err(setup("become the container's root"))?;
     }
-    program::check_maps(&sandbox.plan, &proc)?;
+    program::check_maps(&sandbox.plan, &proc, "self")?;
     let terminal = if plan.process.terminal { Some(open_terminal(plan, status)?) } else { None };
     let copy = |index: Option<_>| index.map(|index| fds.copy(index)).transpose();
     let stdio = Stdio { stdin: copy(plan.stdin)?, stdout: copy(plan.stdout)?, stderr: copy(plan.stderr)? };

@@ -10,10 +10,12 @@
 //!    privilege, the kernel locks every mount and every `ro`, `nosuid`, `nodev` that the copy inherits: container root
 //!    can't undo them, whatever its capabilities. Then it takes its identity and becomes the program.
 //!
-//! An exec needs only a joiner and the process itself.
+//! An exec needs only a joiner and the process itself. Containers of an OCI runtime are launched by that one instead
+//! ([`oci`]).
 
 mod exec;
 mod mounts;
+mod oci;
 mod program;
 
 use crate::identity;
@@ -71,7 +73,10 @@ pub(crate) struct Begun {
 
 /// Starts a container. The shim goes on at once.
 pub(crate) fn start_container(job: &Job<'_>) -> Result<Begun, Failure> {
-    begin(&job.plan.cgroup, job.fds, |status| launcher(job, status))
+    match &job.plan.oci {
+        Some(oci) => oci::start_container(job, oci),
+        None => begin(&job.plan.cgroup, job.fds, |status| launcher(job, status)),
+    }
 }
 
 /// Forks a launcher into a cgroup. `work` runs in it; what it answers is reported.
@@ -210,7 +215,7 @@ fn first_process(job: &Job<'_>, status: &OwnedFd, mounter: &OwnedFd) -> Result<(
     if job.sandbox.user.is_some() {
         identity::become_root().map_err(setup("become the container's root"))?;
     }
-    program::check_maps(&job.sandbox.plan, &program::open_proc()?)?;
+    program::check_maps(&job.sandbox.plan, &program::open_proc()?, "self")?;
     let proc = program::open_proc()?;
     // The mounter sends the terminal, if there is one, when all is mounted. If it fails, it has said why.
     let Some((Report::Executing, terminal)) =

@@ -75,7 +75,7 @@ fn mount_one(job: &Job<'_>, root: &OwnedFd, plan: &MountPlan) -> Result<(), Fail
     Ok(())
 }
 
-fn kind_of(fd: &OwnedFd) -> Result<Kind, Failure> {
+pub(super) fn kind_of(fd: &OwnedFd) -> Result<Kind, Failure> {
     let status = rustix::fs::fstat(fd).map_err(|e| setup("stat")(e.into()))?;
     let is_directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
     Ok(if is_directory { Kind::Directory } else { Kind::File })
@@ -172,7 +172,7 @@ fn make_dev(job: &Job<'_>) -> Result<OwnedFd, Failure> {
     Ok(dev)
 }
 
-fn make_node(
+pub(super) fn make_node(
     dir: &OwnedFd,
     name: &Path,
     kind: FileType,
@@ -202,7 +202,7 @@ fn make_device(job: &Job<'_>, root: &OwnedFd, plan: &DevicePlan) -> Result<(), F
     chown(&parent, Path::new(name), owner).map_err(|e| setup("give the device node its owner")(e.into()))
 }
 
-fn chown(dir: &OwnedFd, name: &Path, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+pub(super) fn chown(dir: &OwnedFd, name: &Path, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Uid, chownat};
     chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
 }

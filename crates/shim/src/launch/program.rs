@@ -28,19 +28,19 @@ pub(super) fn open_proc() -> Result<OwnedFd, Failure> {
         .map_err(|e| setup("open /proc")(e.into()))
 }
 
-/// Refuses to go on unless the maps that the kernel shows are those that were asked for.
-pub(super) fn check_maps(plan: &SandboxPlan, proc: &OwnedFd) -> Result<(), Failure> {
+/// Refuses to go on unless the maps that the kernel shows of `process` (a PID or `self`) are those that were asked for.
+pub(super) fn check_maps(plan: &SandboxPlan, proc: &OwnedFd, process: &str) -> Result<(), Failure> {
     let Some(user) = &plan.user_namespace else { return Ok(()) };
     for (name, wanted) in [("uid_map", &user.uids), ("gid_map", &user.gids)] {
-        let mut text =
-            read_at(proc, &format!("self/{name}")).map_err(setup(format!("read /proc/self/{name}")))?;
+        let mut text = read_at(proc, &format!("{process}/{name}"))
+            .map_err(setup(format!("read /proc/{process}/{name}")))?;
         if plan.faults.contains(&Fault::WrongMap) {
             "0 0 4294967295\n".clone_into(&mut text);
         }
         let real = sys::idmap::parse_map(&text);
         if !real.is_some_and(|real| sys::idmap::is_same(&real, wanted)) {
             return Err(failure(format!(
-                "refusing to run: /proc/self/{name} says {:?}, but the Pod's mapping is {} ({wanted:?})",
+                "refusing to run: /proc/{process}/{name} says {:?}, but the Pod's mapping is {} ({wanted:?})",
                 text.trim(),
                 sys::idmap::describe(wanted)
             )));

@@ -89,6 +89,7 @@ impl Supervisor {
                 self.streams(&container)?.log.reopen(file);
                 Ok(DONE)
             }
+            Request::Abort { container } => Ok(self.abort(client, &container)),
             Request::Remove { container } => self.remove(&container),
             Request::Subscribe => {
                 self.subscribe(client);
@@ -156,7 +157,10 @@ impl Supervisor {
             plan,
         };
         let id = container.plan.id.clone();
-        let (streams, stdio) = self.make_streams(&container, log)?;
+        let (mut streams, stdio) = self.make_streams(&container, log)?;
+        if container.plan.oci.is_some() {
+            streams.keep_early();
+        }
         self.containers.insert(id.clone(), Container { streams: Some(streams), ..container });
         self.pending_stdio.insert(id, stdio);
         Ok(DONE)
@@ -194,7 +198,10 @@ impl Supervisor {
         let begun = launch::start_container(&job);
         drop(job);
         let what = What::Container(id.to_owned());
-        let begun = begun.inspect_err(|failure| self.has_failed(&what, failure))?;
+        let begun = begun.map_err(|mut failure| {
+            self.has_failed(&what, &mut failure);
+            failure
+        })?;
         self.launches.push(Launch::new(what, client, begun));
         if let Some(container) = self.containers.get_mut(id) {
             container.state = State::Starting;
@@ -250,6 +257,14 @@ impl Supervisor {
         Ok(DONE)
     }
 
+    /// Answered by the launch's end, if there is a launch.
+    fn abort(&mut self, client: u64, id: &str) -> Option<(Reply, Vec<OwnedFd>)> {
+        let Some(launch) = self.launches.iter_mut().find(|launch| launch.is_of(id)) else { return DONE };
+        launch.kill();
+        launch.aborters.push(client);
+        None
+    }
+
     fn remove(&mut self, id: &str) -> Answer {
         match self.container(id)?.state {
             State::Starting | State::Running { .. } => {
@@ -296,6 +311,8 @@ impl Supervisor {
                 let _ = sys::process::send_signal(pidfd, libc::SIGKILL);
             }
         }
+        // The launcher of an OCI runtime is in no container's group.
+        self.launches.iter().for_each(Launch::kill);
         for pidfd in self.execs.values().filter_map(|exec| exec.pidfd.as_ref()) {
             let _ = sys::process::send_signal(pidfd, libc::SIGKILL);
         }

@@ -222,6 +222,7 @@ impl Pod {
             stdin: Stdin::Null,
             log: Some(log),
             target_container: None,
+            oci: None,
         };
         (plan, fds)
     }
@@ -313,6 +314,7 @@ impl Pod {
             stdin: None,
             stdout: Some(stdout),
             stderr: Some(stderr),
+            oci: None,
         };
         let mut events = self.shim.events().unwrap();
         self.shim.exec(&plan, &fds)?;
