@@ -217,3 +217,36 @@ fn a14_a15_a18_e20_the_gate_turned_off_keeps_drops_refuses_and_leaks_nothing() {
     node.down().ok();
     assert_eq!(node.leftovers(), Leftovers::default());
 }
+
+#[test]
+fn a_runtime_class_chooses_runc_or_crun_for_a_fenced_pod() {
+    let node = node();
+    let class = |name: &str, handler: &str| {
+        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name},
+            "handler": handler})
+        .to_string()
+    };
+    let handlers = node.get("node")["items"][0]["status"]["runtimeHandlers"].clone();
+    for handler in ["runc", "crun"] {
+        let listed = handlers.as_array().unwrap().iter().find(|listed| listed["name"] == handler);
+        assert_eq!(listed.unwrap()["features"]["userNamespaces"], true, "{handlers}");
+        node.apply(&class(handler, handler));
+        node.apply(&pod(handler, json!({"hostUsers": false, "runtimeClassName": handler})));
+    }
+    node.ready(&["runc", "crun"]);
+    for handler in ["runc", "crun"] {
+        assert_eq!(map(&node, handler, "uid_map"), [0, node.first_id(handler), 65_536]);
+        assert_eq!(node.exec(handler, &["id", "-u"]).ok(), "0\n");
+        let state = node.root().join("run/kakoi/oci").join(handler);
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1, "{handler} itself runs it");
+        node.kubectl(&["delete", "pod", handler]).ok();
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "{handler} has deleted it");
+    }
+    node.apply(&class("elsewhere", "kata"));
+    node.apply(&pod("elsewhere", json!({"runtimeClassName": "elsewhere"})));
+    let events = |node: &Node| node.kubectl(&["events", "--for", "pod/elsewhere"]).ok();
+    node.until("the handler to be refused", Duration::from_secs(60), |node| {
+        events(node).contains("the runtime handler \"kata\" is not configured")
+    });
+    node.kubectl(&["delete", "pod", "elsewhere", "--wait=false"]).ok();
+}

@@ -107,6 +107,9 @@ pub(crate) struct Up {
     /// [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pod_cidr: Option<String>,
+    /// An OCI runtime that Pods can choose by their runtime class, once for each; runc and crun need none where they are installed
+    #[arg(long, value_name = "NAME=PATH")]
+    runtime_handler: Vec<String>,
     /// Features to turn on or off in every component at once
     #[arg(long, value_name = "A=true,…")]
     feature_gates: Option<String>,
@@ -137,6 +140,7 @@ impl Up {
             bind_address: self.bind_address,
             node_name: self.node_name.clone(),
             pod_cidr: self.pod_cidr.clone(),
+            runtime_handlers: self.runtime_handler.clone(),
             feature_gates: self.feature_gates.clone(),
             user_namespaces: self.user_namespaces,
         }
@@ -169,6 +173,9 @@ pub(crate) struct Runtime {
     /// Where CNI plugins are, once for each directory [default: /opt/cni/bin and /usr/lib/cni]
     #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
     pub(crate) cni_bin_dir: Vec<PathBuf>,
+    /// An OCI runtime that Pods can choose by their runtime class, once for each; runc and crun need none where they are installed
+    #[arg(long = "runtime-handler", value_name = "NAME=PATH")]
+    pub(crate) handlers: Vec<String>,
 }
 
 /// Flags named as upstream's kubelet names them.

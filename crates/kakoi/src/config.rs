@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use api::feature::{GateError, GateWarning, Gates};
 use network::{CidrError, Family, PodCidrs};
+use runtime::{HandlerConfig, HandlerError};
 use serde::Deserialize;
 use userns::policy::Policy;
 
@@ -31,6 +32,9 @@ struct File {
     audit_log_path: Option<PathBuf>,
     #[serde(default, deserialize_with = "crate::duration::deserialize")]
     cluster_signing_duration: Option<Duration>,
+    /// Name and program.
+    #[serde(default)]
+    runtime_handlers: BTreeMap<String, String>,
     #[serde(default)]
     user_namespaces: UserNamespaces,
     #[serde(default)]
@@ -53,6 +57,7 @@ pub(crate) struct Flags {
     pub(crate) bind_address: Option<IpAddr>,
     pub(crate) node_name: Option<String>,
     pub(crate) pod_cidr: Option<String>,
+    pub(crate) runtime_handlers: Vec<String>,
     pub(crate) feature_gates: Option<String>,
     pub(crate) user_namespaces: Option<Policy>,
 }
@@ -78,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) access: apiserver::AccessConfig,
     /// `clusterSigningDuration`: how long certificates are good that are signed on request, at most.
     pub(crate) signing_duration: Option<Duration>,
+    /// `runtimeHandlers`: OCI runtimes beside those that are found by themselves; the last of a name counts.
+    pub(crate) handlers: Vec<HandlerConfig>,
     /// Feature gates.
     pub(crate) gates: Gates,
     /// Remarks on the settings, for the log.
@@ -93,6 +100,8 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, cause: String },
     #[error(transparent)]
     Gates(#[from] GateError),
+    #[error("{0} (runtimeHandlers, --runtime-handler)")]
+    Handler(#[from] HandlerError),
     #[error("the Pods' addresses `{text}`: {cause} (--pod-cidr)")]
     PodCidr { text: String, cause: CidrError },
     #[error(
@@ -109,6 +118,9 @@ impl Config {
     pub(crate) fn load(places: &Places, flags: &Flags) -> Result<Self, ConfigError> {
         let file = read(&flags.config.clone().unwrap_or_else(|| places.config()), flags.config.is_some())?;
         let (gates, warnings) = Gates::parse(&gate_settings(&file, flags))?;
+        let from_file = file.runtime_handlers.iter().map(|(name, program)| format!("{name}={program}"));
+        let handlers = from_file.chain(flags.runtime_handlers.iter().cloned());
+        let handlers = handlers.map(|text| HandlerConfig::parse(&text)).collect::<Result<_, _>>()?;
         let pod_cidr = flags.pod_cidr.clone().or_else(|| file.pod_cidr.clone());
         let pod_cidrs = parse_cidrs(pod_cidr.unwrap_or_else(|| places.pod_cidr()))?;
         let bind = flags.bind_address.or(file.bind_address).unwrap_or_else(|| any(pod_cidrs));
@@ -130,6 +142,7 @@ impl Config {
                 role_kubeconfigs: None,
             },
             signing_duration: file.cluster_signing_duration,
+            handlers,
             gates,
             warnings,
         })
@@ -190,6 +203,17 @@ mod tests {
         fs::create_dir_all(places.config().parent().unwrap()).unwrap();
         fs::write(places.config(), yaml).unwrap();
         Config::load(&places, flags)
+    }
+
+    #[test]
+    fn a_runtime_handler_of_a_flag_comes_after_those_of_the_file_and_a_bad_one_is_named() {
+        let flags = Flags { runtime_handlers: vec!["crun=/opt/crun".into()], ..Flags::default() };
+        let config = load("runtimeHandlers: {crun: /usr/local/bin/crun, kata: /opt/kata}\n", &flags).unwrap();
+        let handlers: Vec<String> =
+            config.handlers.iter().map(|it| format!("{}={}", it.name, it.program.display())).collect();
+        assert_eq!(handlers, ["crun=/usr/local/bin/crun", "kata=/opt/kata", "crun=/opt/crun"]);
+        let error = load("runtimeHandlers: {crun: crun}\n", &Flags::default()).unwrap_err().to_string();
+        assert!(error.contains("crun=crun") && error.contains("--runtime-handler"), "{error}");
     }
 
     #[test]

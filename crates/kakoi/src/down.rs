@@ -71,8 +71,10 @@ async fn stop_pods(places: &Places, config: &Config, grace: Duration) -> Result<
     let images = node::open_images(places).map_err(NodeError::from)?;
     let network = node::reopen_network(places, config.pod_cidrs).await?;
     let shutdown = CancellationToken::new();
-    let runtime =
-        node::start_runtime(places, images, network.clone(), shutdown).await.map_err(NodeError::from)?;
+    // One whose program is gone can't help to end its containers; they end with their cgroups.
+    let handlers = node::handlers(config).unwrap_or_default();
+    let parts = (images, network.clone(), handlers);
+    let runtime = node::start_runtime(places, parts, shutdown).await.map_err(NodeError::from)?;
     let stopped = runtime.stop_all(grace).await;
     runtime.shutdown().await;
     stopped?;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use image::{ImageStore, ImageStoreConfig, StoreError};
 use network::{ApiService, CniConfig, NetworkConfig, NetworkError, PodCidrs, PodNetwork};
-use runtime::{CrashHook, Runtime, RuntimeConfig};
+use runtime::{CrashHook, HandlerConfig, HandlerError, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::places::Places;
 use crate::version;
 
@@ -121,11 +122,15 @@ pub(crate) async fn reopen_network(places: &Places, otherwise: PodCidrs) -> Resu
     })
 }
 
+/// The OCI runtimes that are runtime handlers of this node.
+pub(crate) fn handlers(config: &Config) -> Result<Vec<HandlerConfig>, HandlerError> {
+    runtime::handlers(config.handlers.clone(), &std::env::var_os("PATH").unwrap_or_default())
+}
+
 /// Starts the container runtime; it takes over the Pods that an earlier one left.
 pub(crate) async fn start_runtime(
     places: &Places,
-    images: Arc<ImageStore>,
-    network: PodNetwork,
+    (images, network, handlers): (Arc<ImageStore>, PodNetwork, Vec<HandlerConfig>),
     shutdown: CancellationToken,
 ) -> Result<Runtime, runtime::StartError> {
     let config = RuntimeConfig {
@@ -135,6 +140,8 @@ pub(crate) async fn start_runtime(
         version: version::KAKOI.to_owned(),
         images,
         network: Some(network),
+        handlers,
+        stage_dir: "/run/kakoi/stage".into(),
         shim: Cow::Borrowed(runtime::SHIM),
         probe_dirs: vec![places.kubelet().join("pods")],
         etc: "/etc".into(),

@@ -33,7 +33,11 @@ pub(crate) enum ServeError {
 pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(), ServeError> {
     instance::require_root()?;
     let socket = socket(places, command.listen.as_deref())?;
-    let flags = Flags { pod_cidr: command.pod_cidr.clone(), ..Flags::default() };
+    let flags = Flags {
+        pod_cidr: command.pod_cidr.clone(),
+        runtime_handlers: command.handlers.clone(),
+        ..Flags::default()
+    };
     let config = Config::load(places, &flags)?;
     let _lock = instance::take(places.root(), &places.run())?;
     let shutdown = CancellationToken::new();
@@ -46,8 +50,9 @@ pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(),
         None => node::open_network(places, config.pod_cidrs, None).await,
     };
     let network = network.map_err(NodeError::from)?;
-    let runtime =
-        node::start_runtime(places, images.clone(), network, shutdown).await.map_err(NodeError::from)?;
+    let handlers = node::handlers(&config).map_err(ConfigError::from)?;
+    let parts = (images.clone(), network, handlers);
+    let runtime = node::start_runtime(places, parts, shutdown).await.map_err(NodeError::from)?;
     runtime.listen(&socket).await?;
     tracing::info!(socket = %socket.display(), "the container runtime serves CRI");
     notify("READY=1");

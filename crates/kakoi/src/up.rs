@@ -109,9 +109,9 @@ impl Parts {
         let api = start_api(places, config, advertise, shutdown).await?;
         let images = node::open_images(places).map_err(NodeError::from)?;
         let network = open_network(places, config, &api).await?;
-        let runtime = node::start_runtime(places, images.clone(), network, shutdown.clone())
-            .await
-            .map_err(NodeError::from)?;
+        let handlers = node::handlers(config).map_err(ConfigError::from)?;
+        let parts = (images.clone(), network, handlers);
+        let runtime = node::start_runtime(places, parts, shutdown.clone()).await.map_err(NodeError::from)?;
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
         roles::start_controllers(&api, config, &tasks, shutdown)?;

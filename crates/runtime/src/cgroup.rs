@@ -36,6 +36,11 @@ impl Cgroups {
         Ok(Self { layout: Arc::new(layout), parent, shims: Arc::new(shims) })
     }
 
+    /// The mount of the v2 hierarchy of a node that has v1 hierarchies too.
+    pub(crate) fn beside_legacy(&self) -> Option<&std::path::Path> {
+        self.layout.beside_legacy()
+    }
+
     /// The group that shims are born in.
     pub(crate) fn of_shims(&self) -> &Directories {
         &self.shims

@@ -24,6 +24,11 @@ pub struct RuntimeConfig {
     pub images: Arc<ImageStore>,
     /// The Pod network; without one only Pods on the node's network can run.
     pub network: Option<PodNetwork>,
+    /// OCI runtimes beside the built-in handler; see [`crate::handlers`].
+    pub handlers: Vec<crate::HandlerConfig>,
+    /// A directory for [the stage](shim::stage) of OCI runtimes, usually `/run/kakoi/stage`: it stays empty, several
+    /// instances can have the same one, and everybody must be able to enter it.
+    pub stage_dir: PathBuf,
     /// The static `kakoi-shim` program.
     pub shim: Cow<'static, [u8]>,
     /// Further directories whose filesystems must support ID-mapped mounts before user namespaces are

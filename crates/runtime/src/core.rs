@@ -27,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) config: RuntimeConfig,
     pub(crate) table: Table,
     pub(crate) launcher: Launcher,
+    /// OCI runtimes beside the built-in handler.
+    pub(crate) handlers: crate::handler::Handlers,
     pub(crate) cgroups: crate::cgroup::Cgroups,
     /// Compiled seccomp profiles.
     pub(crate) profiles: sys::seccomp::Profiles,

@@ -16,6 +16,7 @@ mod features;
 mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod handler;
 mod id;
 mod mapping;
 mod metrics;
@@ -47,11 +48,13 @@ use tonic::transport::Channel;
 
 use crate::core::{Core, containers_dir, make_dir, sandboxes_dir, shims_dir};
 use crate::features::{Features, Probe};
+use crate::handler::Handlers;
 use crate::service::{ImageServer, RuntimeServer};
 use crate::state::Table;
 use crate::streaming::Streaming;
 pub use config::RuntimeConfig;
 pub use crash::{CrashHook, CrashPoint};
+pub use handler::{HandlerConfig, HandlerError, describe, handlers};
 
 /// The static `kakoi-shim` program that this crate was built with, for [`RuntimeConfig::shim`].
 pub const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kakoi-shim"));
@@ -187,6 +190,8 @@ fn prepare(
         volume_dirs: &config.probe_dirs,
         etc: &config.etc,
     });
+    let handlers = Handlers::open(&config.handlers, &config.run_dir, &config.stage_dir)
+        .map_err(|error| failed(&error))?;
     let launcher = Launcher::new(&config.shim)
         .map_err(|error| StartError::Prepare(format!("make the shims' launcher: {error}")))?;
     let cgroups = cgroup::Cgroups::open(&config.cgroup_parent).map_err(|error| failed(&error))?;
@@ -194,6 +199,7 @@ fn prepare(
         config,
         table: Table::default(),
         launcher,
+        handlers,
         cgroups,
         profiles: sys::seccomp::Profiles::new(),
         features,

@@ -170,11 +170,17 @@ async fn resume_container(core: &Arc<Core>, container: &Arc<Container>) {
 /// kubelet sees a failed start and makes another.
 async fn end_unstarted(core: &Arc<Core>, container: &Arc<Container>) {
     let Some(sandbox) = core.table.find_sandbox(&container.sandbox) else { return };
-    let group = container::cgroup_path(core, &sandbox.record(), &container.id);
+    let record = sandbox.record();
+    let group = container::cgroup_path(core, &record, &container.id);
     let ended = crate::core::blocking({
         let (core, container, shim) = (Arc::clone(core), Arc::clone(container), sandbox.shim());
         move || {
+            // An OCI runtime may be at it still.
+            if let Some(Err(error)) = shim.as_ref().map(|shim| shim.abort(&container.id)) {
+                tracing::debug!(container = container.id, %error, "the shim did not end the launch");
+            }
             core.cgroups.kill(&group)?;
+            crate::handler::forget(&core, &record.handler, &container.id)?;
             if let Some(shim) = shim
                 && let Err(error) = shim.remove_container(&container.id)
             {

@@ -16,6 +16,8 @@ use crate::record::ContainerRecord;
 
 /// The compiled profile, in the container's directory.
 const PROGRAM: &str = "seccomp";
+/// What of the profile holds for the container, there too, for OCI runtimes.
+const DOCUMENT: &str = "seccomp.json";
 
 /// What the field's runtimes allow before the path.
 const PREFIX: &str = "localhost/";
@@ -63,7 +65,19 @@ pub(crate) fn compile(directory: &Path, record: &ContainerRecord) -> Result<u32>
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
     let compiled = compile_document(&document, capabilities, &kernel).map_err(|error| wrong(&error))?;
-    std::fs::write(directory.join(PROGRAM), &compiled.program)
-        .map_err(|error| Error::failed("keep the compiled seccomp profile", error))?;
+    let resolved = document.resolved(capabilities, &kernel).map_err(|error| wrong(&error))?;
+    let keep = || {
+        std::fs::write(directory.join(PROGRAM), &compiled.program)?;
+        std::fs::write(directory.join(DOCUMENT), serde_json::to_vec(&resolved)?)
+    };
+    keep().map_err(|error| Error::failed("keep the compiled seccomp profile", error))?;
     Ok(compiled.flags)
+}
+
+/// The profile of the node's that [`compile`] kept in a container's directory.
+pub(crate) fn document(directory: &Path) -> Result<Document> {
+    let read = || -> std::io::Result<Document> {
+        Ok(serde_json::from_slice(&std::fs::read(directory.join(DOCUMENT))?)?)
+    };
+    read().map_err(|error| Error::failed("read the container's seccomp profile", error))
 }

@@ -37,6 +37,14 @@ pub(super) struct Cgroups {
     pub(super) controllers: Vec<String>,
 }
 
+/// An OCI runtime that is a runtime handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Handler {
+    pub(super) name: String,
+    /// Its version, and why its Pods can't have user namespaces; or what it said instead.
+    pub(super) answer: Result<(String, Option<String>), String>,
+}
+
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
@@ -62,6 +70,8 @@ pub(super) trait Machine {
     fn id_space(&self) -> Result<Snapshot, String>;
     fn max_pods(&self) -> u32;
     fn cgroups(&self) -> Result<Cgroups, String>;
+    /// The OCI runtimes beside the built-in handler, or what is wrong with their configuration.
+    fn handlers(&self) -> Result<Vec<Handler>, String>;
     fn space(&self) -> io::Result<Space>;
     fn inotify(&self) -> io::Result<()>;
     /// The hard limit of open files.
@@ -223,6 +233,14 @@ impl Machine for ThisMachine {
 
     fn daemon(&self) -> Option<u32> {
         instance::holder(&self.places.run())
+    }
+
+    fn handlers(&self) -> Result<Vec<Handler>, String> {
+        let handlers = crate::node::handlers(&self.config).map_err(|error| error.to_string())?;
+        let asked = handlers
+            .iter()
+            .map(|handler| Handler { name: handler.name.clone(), answer: runtime::describe(handler) });
+        Ok(asked.collect())
     }
 
     fn processes(&self) -> Vec<Process> {

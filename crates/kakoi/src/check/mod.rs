@@ -171,6 +171,12 @@ pub(crate) const CHECKS: &[Check] = &[
         run: node::cgroups,
     },
     Check {
+        name: "runtime-handlers",
+        does: "asks the OCI runtimes that a RuntimeClass can choose what they can do",
+        means: "its Pods don't run, or not in user namespaces",
+        run: node::handlers,
+    },
+    Check {
         name: "disk",
         does: "asks for free space and inodes below the state directory",
         means: "below a tenth the node takes no Pods",

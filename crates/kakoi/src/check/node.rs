@@ -3,7 +3,7 @@
 use userns::Snapshot;
 
 use super::Verdict;
-use super::machine::{Machine, Process};
+use super::machine::{Handler, Machine, Process};
 
 /// A node with less free than one in so many takes no Pods.
 const TENTH: u64 = 10;
@@ -63,6 +63,29 @@ pub(super) fn id_overlaps(machine: &dyn Machine) -> Verdict {
             Verdict::ok(format!("left out: {one} and {} more; `kakoi userns` names them", rest.len()))
         }
     }
+}
+
+pub(super) fn handlers(machine: &dyn Machine) -> Verdict {
+    let found = match machine.handlers() {
+        Ok(found) => found,
+        Err(cause) => return Verdict::missing(cause, "correct `runtimeHandlers` in the configuration"),
+    };
+    let mut fine = vec!["the built-in one".to_owned()];
+    for Handler { name, answer } in found {
+        match answer {
+            Ok((version, None)) => fine.push(format!("{name} ({version})")),
+            Ok((version, Some(reason))) => {
+                return Verdict::warning(format!("{name} ({version}) without user namespaces: {reason}"), "");
+            }
+            Err(said) => {
+                return Verdict::warning(
+                    format!("{name} does not answer: {said}"),
+                    "repair or remove that OCI runtime",
+                );
+            }
+        }
+    }
+    Verdict::ok(fine.join(", "))
 }
 
 pub(super) fn cgroups(machine: &dyn Machine) -> Verdict {

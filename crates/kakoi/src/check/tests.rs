@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use userns::{Entry, IdRange, IdsPerPod, Machine as Given, Pool, PoolConfig, Reserved, Snapshot};
 
-use super::machine::{Cgroups, Process, Space};
+use super::machine::{Cgroups, Handler, Process, Space};
 use super::*;
 
 type Said<T> = Result<T, String>;
@@ -26,6 +26,7 @@ struct Fake {
     ids: Said<Snapshot>,
     max_pods: u32,
     cgroups: Said<Cgroups>,
+    handlers: Said<Vec<Handler>>,
     space: Space,
     inotify: RefCell<io::Result<()>>,
     open_files: u64,
@@ -42,6 +43,10 @@ fn snapshot(reserved: Vec<Reserved>) -> Snapshot {
     Snapshot::of(
         &Pool::plan(PoolConfig { ids_per_pod: IdsPerPod::default(), max_pods: 110, machine }).unwrap(),
     )
+}
+
+fn handler(name: &str, answer: Said<(String, Option<String>)>) -> Handler {
+    Handler { name: name.into(), answer }
 }
 
 impl Fake {
@@ -68,6 +73,7 @@ impl Fake {
             ids: Ok(snapshot(Vec::new())),
             max_pods: 110,
             cgroups: Ok(Cgroups { version: "v2", controllers }),
+            handlers: Ok(vec![handler("crun", Ok(("crun version 1.8.1".into(), None)))]),
             space: Space { bytes: 100 << 30, free_bytes: 50 << 30, inodes: 1000, free_inodes: 900 },
             inotify: RefCell::new(Ok(())),
             open_files: 1_048_576,
@@ -123,6 +129,9 @@ impl Machine for Fake {
     }
     fn cgroups(&self) -> Said<Cgroups> {
         self.cgroups.clone()
+    }
+    fn handlers(&self) -> Said<Vec<Handler>> {
+        self.handlers.clone()
     }
     fn space(&self) -> io::Result<Space> {
         Ok(self.space)
@@ -198,6 +207,7 @@ ok       oom-score            oom_score_adj can be lowered
 ok       id-pool              131072-4294901759, 65533 of 65533 blocks are free
 ok       id-overlaps          nobody else holds IDs of the pool
 ok       cgroups              made one; v2 with cpu, memory and pids
+ok       runtime-handlers     the built-in one, crun (crun version 1.8.1)
 ok       disk                 50 GiB are free at /var/lib/kakoi
 ok       inotify              made an instance; those of Pods are charged to their own IDs
 ok       open-files           1048576 at most
@@ -208,6 +218,18 @@ ok       forwarding           is on
 ok       ports                6443 and 10250 are free
 ok       other-node-software  none runs"
     );
+}
+
+#[test]
+fn with_a_runtime_handler_that_is_broken_or_has_no_user_namespaces() {
+    assert_eq!(
+        broken(|m| m.handlers = Ok(vec![handler("runc", Err("no licence".into()))])),
+        "warning  runtime-handlers     runc does not answer: no licence: its Pods don't run, or not in user namespaces; \
+         repair or remove that OCI runtime"
+    );
+    let answer = ("runsc version 1".to_owned(), Some("it does not say so".to_owned()));
+    let text = broken(|m| m.handlers = Ok(vec![handler("gvisor", Ok(answer))]));
+    assert!(text.contains("gvisor (runsc version 1) without user namespaces: it does not say so"), "{text}");
 }
 
 #[test]

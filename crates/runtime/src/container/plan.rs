@@ -171,6 +171,7 @@ pub(crate) fn plan_container(
         },
         log,
         target_container: target(&security),
+        oci: None,
     };
     Ok(Planned { plan, sources: sources.0 })
 }

@@ -11,6 +11,7 @@ use super::{apply, device, plan, status};
 use crate::core::{Core, blocking, now};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
+use crate::handler::{self, Launch};
 use crate::record::{ContainerPhase, Exited};
 use crate::sandbox::follow;
 use crate::state::{Container, Sandbox, lock};
@@ -56,8 +57,11 @@ fn start_held(core: &Core, sandbox: &Sandbox, container: &Container, shim: &Shim
 
 /// The process may run when its start fails in the end; whatever it is, it ends with the failure.
 fn end_unwanted(core: &Core, sandbox: &Sandbox, container: &Container) {
-    let group = super::cgroup_path(core, &sandbox.record(), &container.id);
-    if let Err(error) = core.cgroups.kill(&group).and_then(|()| core.cgroups.remove(&group)) {
+    let record = sandbox.record();
+    let group = super::cgroup_path(core, &record, &container.id);
+    let ended =
+        core.cgroups.kill(&group).and_then(|()| handler::forget(core, &record.handler, &container.id));
+    if let Err(error) = ended.and_then(|()| core.cgroups.remove(&group)) {
         tracing::warn!(container = container.id, %error, "cannot clean up after a start that failed");
     }
 }
@@ -127,7 +131,7 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
     let surroundings = plan::Surroundings {
         sandbox_files: sandbox.directory().to_owned(),
         volumes: container.directory().join(apply::VOLUMES),
-        devices: devices.nodes,
+        devices: devices.nodes.clone(),
     };
     let planned = plan::plan_container(&record, &of_sandbox, &surroundings)?;
     let rootfs = take_rootfs(core, sandbox, container)?;
@@ -135,6 +139,11 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
     let mut descriptors = tracing::debug_span!(target: "path", "runtime: start: mounts, seccomp")
         .in_scope(|| apply::open(core, sandbox, &planned.sources, Some(rootfs), &log))?;
     let mut plan = planned.plan;
+    if let Some(handler) = core.handlers.find(&of_sandbox.handler)? {
+        let launch =
+            Launch { record: &record, sandbox: &of_sandbox, devices: &devices, sources: &planned.sources };
+        plan.oci = Some(handler.hand_over(core, &launch, &plan, &mut descriptors)?);
+    }
     plan.cgroup =
         descriptors.push_cgroup(&directories).map_err(|error| Error::failed("pass on the cgroup", error))?;
     let shim = sandbox.live_shim()?;

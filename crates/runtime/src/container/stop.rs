@@ -8,6 +8,7 @@ use cri::v1::ContainerEventType;
 use crate::core::{Core, blocking, remove_tree};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
+use crate::handler;
 use crate::process::signal;
 use crate::record::ContainerPhase;
 use crate::sandbox;
@@ -22,7 +23,7 @@ pub(crate) async fn stop(core: Arc<Core>, id: String, timeout: i64) -> Result<()
     let Some(sandbox) = core.table.find_sandbox(&container.sandbox) else { return Ok(()) };
     let patience = Duration::from_secs(u64::try_from(timeout).unwrap_or(0));
     if !patience.is_zero() {
-        ask_to_end(&sandbox, &container).await?;
+        ask_to_end(&core, &sandbox, &container).await?;
         if tokio::time::timeout(patience, container.wait_ended()).await.is_ok() {
             return Ok(());
         }
@@ -30,14 +31,18 @@ pub(crate) async fn stop(core: Arc<Core>, id: String, timeout: i64) -> Result<()
     sandbox::kill(&core, &sandbox, &container).await
 }
 
-async fn ask_to_end(sandbox: &Sandbox, container: &Container) -> Result<()> {
+/// Sends the stop signal: through the OCI runtime where one runs the container, for only that knows what the PID means.
+async fn ask_to_end(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()> {
     let Some(shim) = sandbox.shim() else { return Ok(()) };
     let record = container.record();
     let image = Some(record.image.config.stop_signal.as_str()).filter(|signal| !signal.is_empty());
     let number = signal::stop_signal(record.config.stop_signal, image);
     let id = container.id.clone();
-    let sent = blocking(move || {
-        shim.signal(&id, number).map_err(|error| Error::failed("signal the container", error))
+    // A handler that is no longer configured can't be asked.
+    let handler = core.handlers.find(&sandbox.record().handler).ok().flatten().cloned();
+    let sent = blocking(move || match handler {
+        Some(handler) => handler.kill(&id, number),
+        None => shim.signal(&id, number).map_err(|error| Error::failed("signal the container", error)),
     });
     match sent.await {
         Err(error) if container.is_running() => Err(error),
@@ -75,6 +80,7 @@ fn erase(core: &Core, sandbox: Option<&Sandbox>, container: &Container) -> Resul
             // A container that was never started is unknown to its shim.
             tracing::debug!(container = container.id, %error, "the shim does not hold the container");
         }
+        handler::forget(core, &sandbox.record().handler, &container.id)?;
         core.cgroups.remove(&super::cgroup_path(core, &sandbox.record(), &container.id))?;
     }
     remove_tree(&container.directory().join(super::apply::UPPER))?;

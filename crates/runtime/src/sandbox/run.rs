@@ -24,12 +24,22 @@ use crate::{files, id};
 /// Makes a sandbox and returns its ID.
 pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Result<String> {
     let config = request.config.ok_or_else(|| Error::missing("config"))?;
-    check(&config, &request.runtime_handler)?;
+    check(&config)?;
+    let handler = core.handlers.find(&request.runtime_handler)?;
     let id = id::new();
     let wanted = plan::plan_sandbox(&id, &config, |uid| core.features.is_account(uid))?;
     if wanted.ids.is_some() && !core.features.user_namespaces {
         let reason = &core.features.reason;
         return Err(Error::Unsupported(format!("this node can't run a Pod in a user namespace: {reason}")));
+    }
+    if let Some(handler) = handler.filter(|handler| wanted.ids.is_some() && !handler.features.user_namespaces)
+    {
+        return Err(Error::Unsupported(format!(
+            "the runtime handler {:?} ({}) can't run a Pod in a user namespace: {}",
+            handler.name,
+            handler.program.display(),
+            handler.features.reason
+        )));
     }
     if wanted.network == Namespace::Pod && core.config.network.is_none() {
         return Err(Error::WrongState("the Pod network is not configured".to_owned()));
@@ -63,14 +73,9 @@ pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Resul
     }
 }
 
-fn check(config: &PodSandboxConfig, handler: &str) -> Result<()> {
+fn check(config: &PodSandboxConfig) -> Result<()> {
     if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
         return Err(Error::missing("config.metadata.name"));
-    }
-    if !handler.is_empty() {
-        return Err(Error::Invalid(format!(
-            "the runtime handler {handler:?} is not configured; this runtime has the default handler \"\" only"
-        )));
     }
     Ok(())
 }
@@ -78,7 +83,7 @@ fn check(config: &PodSandboxConfig, handler: &str) -> Result<()> {
 /// The same request twice is answered with the same sandbox; another one under the same name is refused.
 fn existing(twin: &Sandbox, asked: &Sandbox) -> Result<String> {
     let (has, wants) = (twin.record(), asked.record());
-    if has.phase == SandboxPhase::Ready && has.config == wants.config {
+    if has.phase == SandboxPhase::Ready && has.config == wants.config && has.handler == wants.handler {
         return Ok(has.id);
     }
     let metadata = wants.config.metadata.unwrap_or_default();

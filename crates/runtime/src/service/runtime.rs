@@ -422,6 +422,20 @@ impl RuntimeServer {
         RuntimeCondition { r#type: "NetworkReady".to_owned(), status, reason: reason.to_owned(), message }
     }
 
+    /// The built-in handler and the others; what the node itself lacks, none of them has.
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        let on_node = self.0.features.user_namespaces;
+        let handler = |name: &str, recursive_read_only_mounts, user_namespaces| RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces }),
+        };
+        let others = self.0.handlers.all().iter().map(|other| {
+            let features = &other.features;
+            handler(&other.name, features.recursive_read_only, features.user_namespaces && on_node)
+        });
+        std::iter::once(handler("", true, on_node)).chain(others).collect()
+    }
+
     async fn describe(&self, verbose: bool) -> StatusResponse {
         let features = &self.0.features;
         let ready =
@@ -432,6 +446,7 @@ impl RuntimeServer {
             let detail = serde_json::json!({
                 "userNamespaces": { "supported": features.user_namespaces, "reason": features.reason },
                 "notes": features.notes,
+                "handlers": self.0.handlers.all().iter().map(detail_of).collect::<Vec<_>>(),
                 "stateDir": self.0.config.state_dir,
                 "cgroupParent": self.0.config.cgroup_parent,
             });
@@ -440,19 +455,23 @@ impl RuntimeServer {
         StatusResponse {
             status: Some(RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] }),
             info,
-            runtime_handlers: vec![RuntimeHandler {
-                name: String::new(),
-                features: Some(RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: true,
-                    user_namespaces: features.user_namespaces,
-                }),
-            }],
+            runtime_handlers: self.handlers(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: features.user_namespaces,
             }),
         }
     }
+}
+
+/// A handler for people.
+fn detail_of(handler: &crate::handler::Handler) -> serde_json::Value {
+    serde_json::json!({
+        "name": handler.name,
+        "program": handler.program,
+        "version": handler.features.version,
+        "userNamespaces": { "supported": handler.features.user_namespaces, "reason": handler.features.reason },
+    })
 }
 
 /// The streams of a session, if the request may have them (CRI, `ExecRequest` and `AttachRequest`).

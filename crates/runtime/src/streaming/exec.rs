@@ -245,7 +245,11 @@ fn launch(
         stdin: None,
         stdout: None,
         stderr: None,
+        oci: None,
     };
+    if let Some(handler) = core.handlers.find(&of_sandbox.handler)? {
+        plan.oci = Some(handler.hand_over_exec(core, &of_sandbox, &plan.process, &mut fds)?);
+    }
     let mut ends: Ends = (None, None, None);
     if !wanted.streams.tty {
         let owner = host_owner(&record, &of_sandbox);

@@ -104,12 +104,11 @@ fn kill(pid: i64) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// Walks a Pod through its whole life; ends early when the daemon does.
-async fn live(machine: &mut Machine, attempt: u32) -> Result<(), tonic::Status> {
+/// Walks a Pod of a handler through its whole life; ends early when the daemon does.
+pub(crate) async fn live(machine: &mut Machine, handler: &str, attempt: u32) -> Result<(), tonic::Status> {
     let mut config = machine.fenced_config("pod", 1);
     config.metadata.as_mut().unwrap().attempt = attempt;
-    let request = RunPodSandboxRequest { config: Some(config), ..Default::default() };
-    let sandbox = machine.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+    let sandbox = machine.try_run_sandbox(config, handler).await?;
     let id =
         machine.create_container(&sandbox, container("c", fenced_options(1), &["sleep", "1000"])).await?;
     machine.runtime.start_container(StartContainerRequest { container_id: id.clone() }).await?;
@@ -121,7 +120,7 @@ async fn live(machine: &mut Machine, attempt: u32) -> Result<(), tonic::Status> 
 }
 
 /// Removes what the runtime still lists, as a kubelet would.
-async fn collect(machine: &mut Machine) {
+pub(crate) async fn collect(machine: &mut Machine) {
     let all =
         machine.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
     for sandbox in all {
@@ -135,7 +134,7 @@ async fn collect(machine: &mut Machine) {
     }
 }
 
-fn assert_no_records(machine: &Machine, point: CrashPoint) {
+pub(crate) fn assert_no_records(machine: &Machine, point: CrashPoint) {
     for directory in ["containers/sandboxes", "containers/containers", "run/shims"] {
         let left = std::fs::read_dir(machine.path().join(directory)).unwrap().count();
         assert_eq!(left, 0, "{point:?}: {left} left in {directory}");
@@ -147,12 +146,12 @@ fn g13_a_daemon_killed_at_any_step_leaves_nothing_behind() {
     on_a_machine("crash::g13_a_daemon_killed_at_any_step_leaves_nothing_behind", |mut machine| async move {
         for (attempt, point) in (0_u32..).zip(CrashPoint::ALL) {
             machine.restart(&[(CRASH, &format!("{point:?}"))]).await;
-            live(&mut machine, attempt).await.expect_err("the daemon kills itself on the way");
+            live(&mut machine, "", attempt).await.expect_err("the daemon kills itself on the way");
             machine.wait_for_crash();
             machine.restart(&[]).await;
             collect(&mut machine).await;
             assert_no_records(&machine, point);
-            live(&mut machine, attempt).await.unwrap_or_else(|error| panic!("{point:?}: {error}"));
+            live(&mut machine, "", attempt).await.unwrap_or_else(|error| panic!("{point:?}: {error}"));
             assert_no_records(&machine, point);
         }
         machine.down();
@@ -164,7 +163,7 @@ fn g13_a_step_that_fails_is_undone_at_once() {
     on_a_machine("crash::g13_a_step_that_fails_is_undone_at_once", |mut machine| async move {
         for (attempt, point) in (0_u32..).zip(CrashPoint::ALL) {
             machine.restart(&[(FAIL, &format!("{point:?}"))]).await;
-            let error = live(&mut machine, attempt).await.expect_err("the step fails");
+            let error = live(&mut machine, "", attempt).await.expect_err("the step fails");
             assert!(error.message().contains(&format!("{point:?}")), "{error}");
             machine.restart(&[]).await;
             collect(&mut machine).await;

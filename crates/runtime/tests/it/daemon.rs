@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageStore, ImageStoreConfig};
 use network::{NetworkConfig, PodNetwork};
-use runtime::{CrashHook, CrashPoint, Runtime, RuntimeConfig};
+use runtime::{CrashHook, CrashPoint, HandlerConfig, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
 /// The directory that the daemon lives in.
@@ -63,11 +63,27 @@ async fn config(directory: &Path) -> RuntimeConfig {
         version: "test".to_owned(),
         images,
         network: Some(network.await.unwrap()),
+        handlers: handlers(directory),
+        stage_dir: directory.join("stage"),
         shim: Cow::Borrowed(runtime::SHIM),
         probe_dirs: Vec::new(),
         etc: directory.join("etc"),
         crash: crash_hook(),
     }
+}
+
+/// The directory with programs that are handlers of their names; where it exists, runc and crun are handlers too.
+pub(crate) fn handlers_dir(directory: &Path) -> PathBuf {
+    directory.join("handlers")
+}
+
+fn handlers(directory: &Path) -> Vec<HandlerConfig> {
+    let Ok(programs) = std::fs::read_dir(handlers_dir(directory)) else { return Vec::new() };
+    let configured = programs.flatten().map(|program| HandlerConfig {
+        name: program.file_name().into_string().unwrap(),
+        program: program.path(),
+    });
+    runtime::handlers(configured.collect(), std::ffi::OsStr::new("")).unwrap()
 }
 
 fn crash_hook() -> CrashHook {

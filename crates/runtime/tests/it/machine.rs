@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ pub(crate) struct Machine {
 impl Machine {
     async fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("kakoitest").tempdir().unwrap();
+        // For the stage of OCI runtimes, which a Pod's root must reach.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         let certs = directory.path().join("certs.d/docker.io");
         let mirror = directory.path().join("mirror");
         std::fs::create_dir_all(&certs).unwrap();
@@ -131,8 +134,29 @@ impl Machine {
     }
 
     pub(crate) async fn run_sandbox(&mut self, config: PodSandboxConfig) -> String {
-        let request = RunPodSandboxRequest { config: Some(config), ..Default::default() };
-        self.runtime.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+        self.try_run_sandbox(config, "").await.unwrap()
+    }
+
+    pub(crate) async fn try_run_sandbox(
+        &mut self,
+        config: PodSandboxConfig,
+        runtime_handler: &str,
+    ) -> Result<String, tonic::Status> {
+        let runtime_handler = runtime_handler.to_owned();
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
+        Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    /// Starts the daemon again with runc, crun and these scripts as handlers.
+    pub(crate) async fn restart_with_handlers(&mut self, scripts: &[(&str, &str)]) {
+        let directory = daemon::handlers_dir(self.path());
+        std::fs::create_dir_all(&directory).unwrap();
+        for (name, script) in scripts {
+            let path = directory.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        self.restart(&[]).await;
     }
 
     /// Makes and starts a container.

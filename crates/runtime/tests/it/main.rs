@@ -14,6 +14,7 @@ mod crash;
 mod daemon;
 mod escapes;
 mod features;
+mod handlers;
 mod image;
 mod machine;
 mod roots;

@@ -24,12 +24,12 @@ async fn dial(url: &str) -> (TcpStream, http::Request<()>) {
     (connection, request)
 }
 
-async fn connect(url: &str, sessions: &Sessions) -> client::Client {
+pub(crate) async fn connect(url: &str, sessions: &Sessions) -> client::Client {
     let (connection, request) = dial(url).await;
     client::connect(connection, request, "v5.channel.k8s.io", sessions).await.unwrap()
 }
 
-async fn read_until(input: &mut stream::Input, text: &str) -> String {
+pub(crate) async fn read_until(input: &mut stream::Input, text: &str) -> String {
     let mut seen = Vec::new();
     let read = async {
         while !String::from_utf8_lossy(&seen).contains(text) {

@@ -102,6 +102,11 @@ impl Layout {
         self.legacy.is_empty()
     }
 
+    /// Where the v2 hierarchy of a hybrid machine is mounted: beside v1 hierarchies, which have the controllers.
+    pub fn beside_legacy(&self) -> Option<&Path> {
+        self.unified.as_deref().filter(|_| !self.is_unified())
+    }
+
     /// The directories of a group in all hierarchies, the v2 one first.
     pub fn directories(&self, group: &str) -> Vec<PathBuf> {
         let mounts = self.unified.iter().chain(self.legacy.iter().map(|hierarchy| &hierarchy.mount));

@@ -1,0 +1,424 @@
+//! Runtime handlers beside the built-in one: OCI runtimes by path, chosen by a `RuntimeClass`. Their containers have the
+//! same sandbox, plan, cgroup, streams and shim as any other; only the launch and the signals are the runtime's own
+//! (`create`, `start`, `exec`, `kill`, `delete`). What such a runtime lacks is not worked around: it is not advertised.
+
+mod bundle;
+mod command;
+mod features;
+mod spec;
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::StatVfsMountFlags;
+use shim::client::Descriptors;
+use shim::protocol::{ContainerPlan, FdIndex, OciPlan, ProcessPlan};
+
+use crate::container::plan::{Seccomp, Source};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::record::{ContainerRecord, SandboxRecord};
+pub(crate) use features::HandlerFeatures;
+
+/// OCI runtimes that are handlers wherever they are installed.
+const KNOWN: [&str; 2] = ["runc", "crun"];
+
+/// Where programs of the node are, besides `PATH`: a service may have a short one.
+const USUAL: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// An OCI runtime and the name by which a `RuntimeClass` chooses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerConfig {
+    /// A DNS label, e.g. `crun`.
+    pub name: String,
+    /// Absolute path of the program.
+    pub program: PathBuf,
+}
+
+/// Why a handler can't be configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandlerError {
+    /// Not `NAME=PATH`.
+    #[error(
+        "the runtime handler {0:?} is not of the form NAME=PATH, e.g. `crun-debug=/usr/local/bin/crun`, with a name of \
+         lower case letters, digits and `-` and an absolute path"
+    )]
+    Form(String),
+    /// There is no program at the path.
+    #[error("the runtime handler {name:?} is {}, which is no executable file on this node", .program.display())]
+    Program {
+        /// The handler.
+        name: String,
+        /// Where its program should be.
+        program: PathBuf,
+    },
+}
+
+impl HandlerConfig {
+    /// Parses `NAME=PATH`.
+    ///
+    /// # Errors
+    /// [`HandlerError::Form`]
+    pub fn parse(text: &str) -> Result<Self, HandlerError> {
+        let wrong = || HandlerError::Form(text.to_owned());
+        let (name, program) = text.split_once('=').ok_or_else(wrong)?;
+        let is_label = (1..=63).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if !is_label || !program.starts_with('/') {
+            return Err(wrong());
+        }
+        Ok(Self { name: name.to_owned(), program: program.into() })
+    }
+}
+
+/// The handlers of a node: those configured, and runc and crun where they are installed and not configured otherwise.
+/// `path` is the daemon's `PATH`.
+///
+/// # Errors
+/// [`HandlerError::Program`] for one that is configured and not there.
+pub fn handlers(configured: Vec<HandlerConfig>, path: &OsStr) -> Result<Vec<HandlerConfig>, HandlerError> {
+    if let Some(HandlerConfig { name, program }) =
+        configured.iter().find(|handler| !is_program(&handler.program))
+    {
+        return Err(HandlerError::Program { name: name.clone(), program: program.clone() });
+    }
+    let mut all: Vec<HandlerConfig> = Vec::new();
+    for handler in configured {
+        all.retain(|other| other.name != handler.name);
+        all.push(handler);
+    }
+    let directories: Vec<PathBuf> =
+        std::env::split_paths(path).chain(USUAL.map(PathBuf::from)).filter(|dir| dir.is_absolute()).collect();
+    for name in KNOWN {
+        let found = directories.iter().map(|directory| directory.join(name)).find(|path| is_program(path));
+        if let Some(program) = found.filter(|_| all.iter().all(|handler| handler.name != name)) {
+            all.push(HandlerConfig { name: name.to_owned(), program });
+        }
+    }
+    Ok(all)
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+}
+
+/// What `kakoi check` says of a handler: the version that it tells, and why it can't run Pods in user namespaces.
+///
+/// # Errors
+/// What it said when it was asked.
+pub fn describe(handler: &HandlerConfig) -> Result<(String, Option<String>), String> {
+    let features = HandlerFeatures::probe(&handler.program);
+    if features.version.is_empty() {
+        return Err(features.reason);
+    }
+    Ok((features.version, Some(features.reason).filter(|reason| !reason.is_empty())))
+}
+
+/// A handler, ready.
+#[derive(Clone, Debug)]
+pub(crate) struct Handler {
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+    /// Its state, a directory for each container.
+    state: PathBuf,
+    pub(crate) features: HandlerFeatures,
+}
+
+/// All handlers but the built-in one.
+#[derive(Debug, Default)]
+pub(crate) struct Handlers {
+    all: Vec<Handler>,
+    stage: PathBuf,
+}
+
+impl Handlers {
+    /// Asks each what it can do. `run_dir` gets their state; `stage` is made, for all to enter.
+    pub(crate) fn open(configured: &[HandlerConfig], run_dir: &Path, stage: &Path) -> Result<Self> {
+        if configured.is_empty() {
+            return Ok(Self::default());
+        }
+        let no_stage = make_stage(stage)?;
+        let open = |(config, mut features): (&HandlerConfig, HandlerFeatures)| {
+            if let Some(reason) = no_stage.as_ref().filter(|_| features.user_namespaces) {
+                (features.user_namespaces, features.reason) = (false, reason.clone());
+            }
+            tracing::info!(handler = config.name, program = %config.program.display(), version = features.version,
+                user_namespaces = features.user_namespaces, reason = features.reason, "a runtime handler");
+            Handler {
+                name: config.name.clone(),
+                program: config.program.clone(),
+                state: run_dir.join("oci").join(&config.name),
+                features,
+            }
+        };
+        let all: Vec<Handler> = configured.iter().zip(probe_all(configured)).map(open).collect();
+        for handler in &all {
+            crate::core::make_dir(&handler.state)?;
+        }
+        Ok(Self { all, stage: stage.to_owned() })
+    }
+
+    pub(crate) fn all(&self) -> &[Handler] {
+        &self.all
+    }
+
+    /// The handler of that name; `None` is the built-in one.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<&Handler>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        self.all.iter().find(|handler| handler.name == name).map(Some).ok_or_else(|| self.unknown(name))
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let mut names = vec!["\"\" (the built-in one)".to_owned()];
+        names.extend(
+            self.all.iter().map(|handler| format!("{:?} ({})", handler.name, handler.program.display())),
+        );
+        Error::Invalid(format!(
+            "the runtime handler {name:?} is not configured; this runtime has {}. Install it (runc and crun are found \
+             by themselves at the next start), start the runtime with --runtime-handler {name}=PATH, or choose another \
+             `handler` in the RuntimeClass",
+            names.join(", ")
+        ))
+    }
+}
+
+/// Asks all at the same time: a daemon that restarts should not wait for one after the other.
+fn probe_all(configured: &[HandlerConfig]) -> Vec<HandlerFeatures> {
+    std::thread::scope(|scope| {
+        let ask = |program| scope.spawn(move || HandlerFeatures::probe(program));
+        let asked: Vec<_> = configured.iter().map(|handler| ask(&handler.program)).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+    })
+}
+
+/// Makes the stage; answers why a Pod's root could not reach it.
+fn make_stage(stage: &Path) -> Result<Option<String>> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let make = || {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(stage)?;
+        std::fs::set_permissions(stage, std::fs::Permissions::from_mode(0o711))
+    };
+    make().map_err(|error| Error::failed(format!("make the directory {}", stage.display()), error))?;
+    if stage.as_os_str().len() > shim::stage::MAX_PATH {
+        return Err(Error::Failed(format!(
+            "the path {} is too long for OCI runtimes; use a shorter root",
+            stage.display()
+        )));
+    }
+    let is_closed =
+        |directory: &&Path| std::fs::metadata(directory).is_ok_and(|it| it.permissions().mode() & 0o001 == 0);
+    Ok(stage.ancestors().find(is_closed).map(|closed| {
+        format!(
+            "nobody but root may enter {0}, which lies above {1}; run `chmod o+x {0}`",
+            closed.display(),
+            stage.display()
+        )
+    }))
+}
+
+impl Handler {
+    /// The text of a container's `config.json`, handed over with the rest.
+    pub(crate) fn hand_over(
+        &self,
+        core: &Core,
+        launch: &Launch<'_>,
+        plan: &ContainerPlan,
+        descriptors: &mut Descriptors,
+    ) -> Result<OciPlan> {
+        let Launch { record, sandbox, .. } = launch;
+        let wanted = crate::sandbox::plan::plan_sandbox(&sandbox.id, &sandbox.config, |_| false)?;
+        let seccomp = launch.sources.iter().find_map(|source| match source {
+            Source::Seccomp(profile) => Some(seccomp(core, profile)),
+            _ => None,
+        });
+        let attributes: Vec<_> =
+            (0..launch.sources.len()).map(|index| attributes(descriptors, index)).collect();
+        let input = bundle::Input {
+            plan,
+            attributes: &attributes,
+            sources: launch.sources,
+            sandbox: &wanted.plan,
+            devices: launch.devices,
+            cgroup: &crate::container::cgroup_path(core, sandbox, &record.id),
+            seccomp: seccomp.transpose()?,
+            stage: &core.handlers.stage,
+        };
+        self.plan(core, &bundle::container(&input), descriptors)
+    }
+
+    /// The same for a further process.
+    pub(crate) fn hand_over_exec(
+        &self,
+        core: &Core,
+        sandbox: &SandboxRecord,
+        process: &ProcessPlan,
+        descriptors: &mut Descriptors,
+    ) -> Result<OciPlan> {
+        let process = bundle::process(process, sandbox.ids.is_some());
+        self.plan(core, &process, descriptors)
+    }
+
+    fn plan(
+        &self,
+        core: &Core,
+        config: &impl serde::Serialize,
+        descriptors: &mut Descriptors,
+    ) -> Result<OciPlan> {
+        let failed =
+            |error: std::io::Error| Error::failed("describe the container to its OCI runtime", error);
+        let text = serde_json::to_vec(config).map_err(|error| failed(error.into()))?;
+        let config = sys::process::sealed_data(c"config.json", &text).map_err(failed)?;
+        let namespace = std::fs::File::open("/proc/thread-self/ns/mnt").map_err(failed)?;
+        Ok(OciPlan {
+            program: utf8(&self.program)?,
+            state: utf8(&self.state)?,
+            stage: utf8(&core.handlers.stage)?,
+            mount_namespace: descriptors.push(OwnedFd::from(namespace)),
+            config: descriptors.push(config),
+            hidden: core.cgroups.beside_legacy().map(utf8).transpose()?,
+        })
+    }
+
+    /// Sends a signal to a container's first process.
+    pub(crate) fn kill(&self, container: &str, signal: i32) -> Result<()> {
+        self.run(&["kill", container, &signal.to_string()])
+    }
+
+    /// Removes what the runtime keeps of a container, whatever state it is in. One that it does not know is success.
+    pub(crate) fn delete(&self, container: &str) -> Result<()> {
+        let place = self.state.join(container);
+        if !place.exists() {
+            return Ok(());
+        }
+        let deleted = self.run(&["delete", "--force", container]);
+        if let Err(error) = &deleted {
+            tracing::warn!(container, %error, "the OCI runtime did not delete a container; its state is removed");
+        }
+        // Processes and cgroups are ended and removed by themselves.
+        crate::core::remove_tree(&place)
+    }
+
+    fn run(&self, args: &[&str]) -> Result<()> {
+        let mut all = vec![OsStr::new("--root"), self.state.as_os_str()];
+        all.extend(args.iter().map(OsStr::new));
+        command::run(&self.program, &all).map(drop).map_err(|error| Error::Failed(error.to_string()))
+    }
+}
+
+/// What a launch through a handler needs to know besides the container's plan.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    pub(crate) record: &'a ContainerRecord,
+    pub(crate) sandbox: &'a SandboxRecord,
+    pub(crate) devices: &'a crate::container::device::Devices,
+    pub(crate) sources: &'a [Source],
+}
+
+/// The attributes of what a descriptor is mounted from.
+fn attributes(descriptors: &Descriptors, index: usize) -> StatVfsMountFlags {
+    let descriptor = u16::try_from(index).ok().and_then(|index| descriptors.get(FdIndex(index)));
+    let status = descriptor.and_then(|descriptor| rustix::fs::fstatvfs(descriptor).ok());
+    status.map_or_else(StatVfsMountFlags::empty, |status| status.f_flag)
+}
+
+fn seccomp(core: &Core, profile: &Seccomp) -> Result<sys::seccomp::Document> {
+    match profile {
+        Seccomp::Default { capabilities } => Ok(sys::seccomp::default_document(*capabilities)),
+        Seccomp::Localhost { container } => crate::seccomp::document(&core.container_dir(container)),
+    }
+}
+
+fn utf8(path: &Path) -> Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::Invalid(format!("the path {} is not UTF-8", path.display())))
+}
+
+/// Removes what the sandbox's handler keeps of a container. A handler that is no longer configured can't be asked: its
+/// state is removed, and its processes end with the cgroup.
+pub(crate) fn forget(core: &Core, handler: &str, container: &str) -> Result<()> {
+    if handler.is_empty() {
+        return Ok(());
+    }
+    match core.handlers.find(handler) {
+        Ok(Some(handler)) => handler.delete(container),
+        _ => crate::core::remove_tree(&core.config.run_dir.join("oci").join(handler).join(container)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_is_a_name_and_an_absolute_path() {
+        let parsed = HandlerConfig::parse("kata-qemu=/opt/kata/bin/kata-runtime").unwrap();
+        assert_eq!(
+            (parsed.name.as_str(), parsed.program.to_str()),
+            ("kata-qemu", Some("/opt/kata/bin/kata-runtime"))
+        );
+        for wrong in ["runc", "=/usr/bin/runc", "Runc=/usr/bin/runc", "-a=/b", "runc=bin/runc", "../x=/y"] {
+            let text = HandlerConfig::parse(wrong).unwrap_err().to_string();
+            assert!(text.contains(wrong) && text.contains("NAME=PATH"), "{text}");
+        }
+    }
+
+    /// A directory with an executable file of each name.
+    fn programs(names: &[&str]) -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = directory.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn what_is_installed_is_a_handler_unless_the_node_says_otherwise() {
+        let node = programs(&["runc", "crun", "mine"]);
+        let at = |name: &str| node.path().join(name);
+        let found = handlers(Vec::new(), node.path().as_os_str()).unwrap();
+        let expected = ["runc", "crun"].map(|name| HandlerConfig { name: name.into(), program: at(name) });
+        assert_eq!(found, expected);
+
+        let own = HandlerConfig { name: "runc".into(), program: at("mine") };
+        let found = handlers(vec![own.clone()], node.path().as_os_str()).unwrap();
+        assert_eq!(found[0], own);
+        assert_eq!(found.iter().filter(|handler| handler.name == "runc").count(), 1);
+
+        let absent = HandlerConfig { name: "kata".into(), program: at("absent") };
+        let text = handlers(vec![absent], node.path().as_os_str()).unwrap_err().to_string();
+        assert!(text.contains("\"kata\"") && text.contains("absent"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_handler_is_refused_with_those_that_there_are_and_the_remedy() {
+        let handler = Handler {
+            name: "runc".into(),
+            program: "/usr/sbin/runc".into(),
+            state: "/run/x".into(),
+            features: HandlerFeatures::default(),
+        };
+        let handlers = Handlers { all: vec![handler], stage: PathBuf::new() };
+        assert!(handlers.find("").unwrap().is_none());
+        assert_eq!(handlers.find("runc").unwrap().unwrap().name, "runc");
+        let text = handlers.find("kata").unwrap_err().to_string();
+        for word in ["\"kata\"", "\"runc\" (/usr/sbin/runc)", "built-in", "--runtime-handler kata=PATH"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stage_that_a_pods_root_cannot_reach_is_named_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let reason = make_stage(&directory.path().join("stage")).unwrap().unwrap();
+        assert!(reason.contains(&format!("chmod o+x {}", directory.path().display())), "{reason}");
+    }
+}
