@@ -96,7 +96,7 @@ impl PodDirs {
         file.sync_all()?;
         drop(file);
         faults.at(CrashPoint::TemporaryWritten)?;
-        fs::rename(&temporary, dir.join(NAME))?;
+        rename_over(&temporary, &dir.join(NAME))?;
         faults.at(CrashPoint::Renamed)?;
         sync_dir(&dir)?;
         // Last: by now most filesystems have written it with the record, and this costs nothing more.
@@ -140,6 +140,17 @@ fn create_private(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
     Ok(File::from(file))
+}
+
+/// Puts a file in the place of whatever is there, an empty directory too.
+fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir(to)?;
+            fs::rename(from, to)
+        }
+        other => other,
+    }
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -185,6 +185,10 @@ impl IdSpace {
     /// be written; then nothing is held for it.
     pub fn get_or_create(&self, pod: &PodUid) -> Result<IdMappings, IdSpaceError> {
         let mut state = self.lock();
+        if let Some(range) = state.ledger.mapping_of(pod) {
+            self.keep_recorded(pod, range)?;
+            return Ok(IdMappings::of(range));
+        }
         state.ledger.check(pod)?;
         let range = match self.dirs.read(pod) {
             Some(Ok(Record::Range(range))) => self.take_recorded(&mut state, pod, range)?,
@@ -194,9 +198,10 @@ impl IdSpace {
         Ok(IdMappings::of(range))
     }
 
-    /// Whether the Pod has a record, good or bad: it was fenced.
+    /// Whether the Pod has IDs, or a record, good or bad: it was fenced.
     pub fn is_recorded(&self, pod: &PodUid) -> bool {
-        matches!(self.dirs.read(pod), Some(Ok(Record::Range(_)) | Err(_)))
+        let has_ids = self.lock().ledger.mapping_of(pod).is_some();
+        has_ids || matches!(self.dirs.read(pod), Some(Ok(Record::Range(_)) | Err(_)))
     }
 
     /// Refuses IDs to the Pod from now on; what it has stays until [`release`](Self::release).
@@ -272,9 +277,6 @@ impl IdSpace {
         pod: &PodUid,
         range: IdRange,
     ) -> Result<IdRange, IdSpaceError> {
-        if state.ledger.mapping_of(pod) == Some(range) {
-            return Ok(range);
-        }
         let unusable = |why: String| IdSpaceError::Unusable { path: self.dirs.record_path(pod), range, why };
         if !range.is_mappable() {
             return Err(unusable("include 4294967295, which the kernel maps for nobody".to_owned()));
@@ -292,17 +294,30 @@ impl IdSpace {
         Ok(range)
     }
 
+    /// Has the record say what the Pod holds, whatever became of it since: the mapping was settled when it was given or
+    /// found at start, and the Pod may run with it.
+    fn keep_recorded(&self, pod: &PodUid, range: IdRange) -> Result<(), IdSpaceError> {
+        let found = match self.dirs.read(pod) {
+            Some(Ok(Record::Range(found))) if found == range => return Ok(()),
+            Some(Ok(Record::Range(found))) => format!("it named the IDs {found}"),
+            Some(Ok(Record::Empty)) => "it was empty".to_owned(),
+            Some(Err(cause)) => cause.to_string(),
+            None => "it was gone".to_owned(),
+        self.dirs.write(pod, range, self.config.faults.as_ref()).map_err(|cause| IdSpaceError::Io {
+            pod: pod.clone(),
+            what: "write the record anew",
+            cause,
+        })?;
+        tracing::warn!(%pod, %range, found, "somebody has changed the record of host IDs; it is as it was again");
+        Ok(())
+    }
+
     fn create(&self, state: &mut State, pod: &PodUid) -> Result<IdRange, IdSpaceError> {
-        let known = state.ledger.mapping_of(pod);
-        let range = match known {
-            Some(range) => range,
-            None => state.claim_new(pod)?,
+        let range = state.claim_new(pod)?;
         };
         let written = self.dirs.write(pod, range, self.config.faults.as_ref());
         if let Err(cause) = written {
-            if known.is_none() {
-                self.undo(state, pod, range);
-            }
+            self.undo(state, pod, range);
             return Err(IdSpaceError::Io { pod: pod.clone(), what: "write the record", cause });
         }
         write_cursor(&self.config, state.ledger.cursor());

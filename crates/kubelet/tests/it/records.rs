@@ -6,7 +6,7 @@ use std::path::Path;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::node::{Node, until};
+use crate::node::{Node, restarts, until, waiting};
 
 /// As many Pods as run meanwhile.
 const PODS: usize = 50;
@@ -123,5 +123,34 @@ async fn e06_to_e16_e19_e22_e23_records_spoiled_while_fifty_pods_run_touch_none_
     for (pod, (name, _)) in pods.iter().zip(SPOILS.iter().cycle()) {
         until(&format!("the Pod with `{name}` leaves nothing"), async || !node.pod_dir(pod).exists()).await;
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_spoiled_under_a_running_kubelet_is_put_right_before_its_containers_start_again() {
+    let node = Node::start().await;
+    let name = |number: usize| format!("c{number}");
+    let mut pods = Vec::new();
+    for number in 0..SPOILS.len() {
+        let containers = json!([{"name": name(number), "image": "image:1"}]);
+        pods.push(node.create(&name(number), json!({"hostUsers": false, "containers": containers})).await);
+    }
+    for number in 0..SPOILS.len() {
+        node.wait_for_phase(&name(number), "Running").await;
+    }
+    let (before, path) = (ranges(&node), |pod| node.pod_dir(pod).join("userns"));
+    let records: Vec<String> = pods.iter().map(|pod| fs::read_to_string(path(pod)).unwrap()).collect();
+    for (number, (pod, (_, spoil))) in pods.iter().zip(&SPOILS).enumerate() {
+        spoil.apply(&path(pod));
+        node.script.exit(&name(number), 1);
+    }
+    for (number, (what, _)) in SPOILS.iter().enumerate() {
+        let is_back = |status: &_| restarts(status) == 1 && waiting(status).is_none();
+        node.wait_for(&name(number), &format!("restarted with a record that is {what}"), is_back).await;
+    }
+    for (record, pod) in records.iter().zip(&pods) {
+        assert_eq!(fs::read_to_string(path(pod)).unwrap(), *record);
+    }
+    assert_eq!(ranges(&node), before, "no sandbox was made anew");
     node.stop().await;
 }
