@@ -216,6 +216,7 @@ impl Parts {
             events: recorder,
             findings: findings.iter().map(|finding| (finding.pod.clone(), finding.message.clone())).collect(),
             ids,
+            faults: Arc::clone(&config.ids.faults),
             is_userns_on: config.is_userns_on,
             userns_policy: config.userns_policy,
             ids_per_pod: u32::try_from(config.ids.ids_per_pod).unwrap_or(u32::MAX),

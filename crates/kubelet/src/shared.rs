@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::csi::Csi;
 use crate::env::ApiService;
 use crate::event::Recorder;
+use crate::fault::{CrashPoint, Faults};
 use crate::logs::rotate::Rotator;
 use crate::manifest::mirror::Mirrors;
 use crate::metrics::Metrics;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// Drivers of volumes.
     pub(crate) csi: Csi,
     pub(crate) ids: Arc<dyn IdAllocator>,
+    /// Faults to be injected by tests.
+    pub(crate) faults: Arc<dyn Faults>,
     pub(crate) is_userns_on: bool,
     pub(crate) userns_policy: userns::policy::Policy,
     pub(crate) ids_per_pod: u32,
@@ -94,6 +97,11 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// A step is done after which a crash would leave something behind.
+    pub(crate) fn reached(&self, point: CrashPoint) {
+        self.faults.reached(point);
+    }
+
     /// The resolver of the node, read anew: it may have changed.
     pub(crate) fn node_resolver(&self) -> crate::pod::dns::Resolver {
         let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use userns::{IdRange, OnDisk, PodUid, Record, RecordDefect, RecordError};
 
-use super::faults::{CrashPoint, Faults};
+use crate::fault::{CrashPoint, Faults};
 
 const NAME: &str = "userns";
 const TEMPORARY: &str = ".userns-new";

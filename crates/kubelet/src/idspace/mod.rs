@@ -6,7 +6,6 @@
 //! Calls block for an fsync; async callers use a blocking thread.
 
 mod claims;
-mod faults;
 mod files;
 mod inspect;
 mod machine;
@@ -22,8 +21,8 @@ use userns::{
     PodUid, Pool, PoolConfig, PoolError, Record, RecordError, Recovery, Reserved, Snapshot,
 };
 
+pub use crate::fault::{CrashPoint, Faults, NoFaults};
 use claims::Claims;
-pub use faults::{CrashPoint, Faults, NoFaults};
 use files::PodDirs;
 pub use inspect::inspect;
 pub use machine::{MachineError, MachineFiles, host_ranges};
@@ -185,11 +184,11 @@ impl IdSpace {
     /// be written; then nothing is held for it.
     pub fn get_or_create(&self, pod: &PodUid) -> Result<IdMappings, IdSpaceError> {
         let mut state = self.lock();
+        state.ledger.check(pod)?;
         if let Some(range) = state.ledger.mapping_of(pod) {
             self.keep_recorded(pod, range)?;
             return Ok(IdMappings::of(range));
         }
-        state.ledger.check(pod)?;
         let range = match self.dirs.read(pod) {
             Some(Ok(Record::Range(range))) => self.take_recorded(&mut state, pod, range)?,
             Some(Err(cause)) => return Err(IdSpaceError::Record { path: self.dirs.record_path(pod), cause }),
@@ -303,6 +302,7 @@ impl IdSpace {
             Some(Ok(Record::Empty)) => "it was empty".to_owned(),
             Some(Err(cause)) => cause.to_string(),
             None => "it was gone".to_owned(),
+        };
         self.dirs.write(pod, range, self.config.faults.as_ref()).map_err(|cause| IdSpaceError::Io {
             pod: pod.clone(),
             what: "write the record anew",
@@ -314,7 +314,6 @@ impl IdSpace {
 
     fn create(&self, state: &mut State, pod: &PodUid) -> Result<IdRange, IdSpaceError> {
         let range = state.claim_new(pod)?;
-        };
         let written = self.dirs.write(pod, range, self.config.faults.as_ref());
         if let Err(cause) = written {
             self.undo(state, pod, range);

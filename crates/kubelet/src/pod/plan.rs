@@ -84,6 +84,9 @@ pub(crate) struct Start {
     pub(crate) restart_count: i32,
     /// When the record that is replaced ended; lengthens the next back-off.
     pub(crate) failed_at: Option<Timestamp>,
+    /// A container that was made and never ran, because the node agent died in between: it is removed first, and this is
+    /// no restart.
+    pub(crate) replaces: Option<String>,
 }
 
 /// A container that is started later.
@@ -288,7 +291,11 @@ fn plan_start(
     plan: &mut Plan,
 ) {
     let newest = input.observed.latest(&container.name);
-    let restart_count = newest.map_or(0, |record| record.restart_count.saturating_add(1));
+    let unborn = newest.filter(|record| record.stage == Stage::Created);
+    let restart_count = match (newest, unborn) {
+        (_, Some(unborn)) => unborn.restart_count,
+        (newest, None) => newest.map_or(0, |record| record.restart_count.saturating_add(1)),
+    };
     if let Some(unknown) = record.filter(|record| record.stage == Stage::Unknown) {
         plan.kill.push(kill(
             unknown,
@@ -310,7 +317,8 @@ fn plan_start(
         plan.delayed.push(Delayed { name, until, wait, restart_count: restart_count - 1 });
         return;
     }
-    plan.start.push(Start { name: container.name.clone(), role, restart_count, failed_at });
+    let replaces = unborn.map(|record| record.id.clone());
+    plan.start.push(Start { name: container.name.clone(), role, restart_count, failed_at, replaces });
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! The worker never waits for the API here, but for one case: before it throws away what a status was made from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -13,6 +14,7 @@ use tracing::Instrument as _;
 
 use super::status::condition::is_own;
 use super::status::patch::status_patch;
+use crate::fault::{CrashPoint, Faults};
 use crate::manifest::is_static;
 use crate::manifest::mirror::{Mirrors, Name, name_of};
 use crate::shared::Shared;
@@ -36,6 +38,7 @@ struct Target {
     uid: Uid,
     /// The status as the API has it, as far as is known.
     known: Value,
+    faults: Arc<dyn Faults>,
 }
 
 /// Which object of the name is meant.
@@ -93,6 +96,7 @@ impl Publisher {
                 Uid::Own(pod.metadata.uid.clone().unwrap_or_default())
             },
             known: value_of(pod.status.as_ref()),
+            faults: Arc::clone(&shared.faults),
         };
         let (wanted, requests) = watch::channel((0, PodStatus::default()));
         let (progress, done) = watch::channel(0);
@@ -166,6 +170,7 @@ async fn send_all(
                     sent_to = uid;
                     target.known = known;
                     wait = FIRST_WAIT;
+                    target.faults.reached(CrashPoint::StatusWritten);
                     progress.send_replace(number);
                     break;
                 }

@@ -8,8 +8,10 @@
     reason = "a test ends at its first surprise, and JSON literals read best as arguments"
 )]
 
+mod agent;
 mod certificate;
 mod changes;
+mod crash;
 mod faults;
 mod fence;
 mod lifecycle;

@@ -1,6 +1,6 @@
 //! A node for a test: the API server, the scripted runtime, and the node agent between them, which can be restarted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,19 +10,24 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, Namespace, NodeAddress, Pod, PodStatus};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use kubelet::idspace::{IdSpaceConfig, MachineFiles, NoFaults};
+use kubelet::idspace::{IdSpaceConfig, MachineFiles};
 use kubelet::{
-    ApiService, Clock, ClusterDns, EvictionSettings, KubeletConfig, LogLimits, ServerTls, ServingCertificate,
-    VolumeProbe,
+    ApiService, Clock, ClusterDns, EvictionSettings, Faults, KubeletConfig, LogLimits, NoFaults, ServerTls,
+    ServingCertificate, VolumeProbe,
 };
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::script::Script;
 
 /// How long a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a node agent in a process of its own shows to the API server.
+pub(crate) const TOKEN: &str = "the-nodes-own-token";
 
 struct Mappable;
 
@@ -32,19 +37,92 @@ impl VolumeProbe for Mappable {
     }
 }
 
+/// What node agents of a test differ in.
+pub(crate) struct Settings<'a> {
+    /// Everything lies below it.
+    pub(crate) directory: &'a Path,
+    pub(crate) cgroup: &'a str,
+    pub(crate) tls: ServerTls,
+    pub(crate) clock: Clock,
+    pub(crate) faults: Arc<dyn Faults>,
+}
+
+impl Settings<'_> {
+    pub(crate) fn config(self, client: Client, cri: Channel, listener: TcpListener) -> KubeletConfig {
+        let ids = ids(self.directory, "test", self.faults);
+        KubeletConfig {
+            client,
+            cri,
+            node_name: "node".into(),
+            addresses: vec![NodeAddress { type_: "InternalIP".into(), address: "127.0.0.1".into() }],
+            labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
+            pod_cidrs: Vec::new(),
+            max_pods: 110,
+            kubelet_version: "v1.36.0".into(),
+            kubelet_dir: self.directory.join("kubelet"),
+            static_pod_path: Some(self.directory.join("manifests")),
+            pod_logs_dir: self.directory.join("logs"),
+            cgroup_root: self.cgroup.to_owned(),
+            listener,
+            tls: self.tls,
+            api_service: ApiService { host: "10.96.0.1".into(), port: 443 },
+            cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
+            resolv_conf: "/etc/resolv.conf".into(),
+            is_userns_on: true,
+            userns_policy: userns::policy::Policy::OptIn,
+            is_seccomp_default: true,
+            allowed_sysctls: vec!["net.core.*".into()],
+            ids,
+            probe: Arc::new(Mappable),
+            configz: json!({"maxPods": 110}),
+            eviction: EvictionSettings::default(),
+            log_limits: LogLimits { max_size: 1000, max_files: 3 },
+            clock: self.clock,
+        }
+    }
+}
+
+/// The ID space of an instance below `directory`, on a machine that has given nothing away.
+pub(crate) fn ids(directory: &Path, instance: &str, faults: Arc<dyn Faults>) -> IdSpaceConfig {
+    let path = |name: &str| directory.join(name);
+    for name in ["etc", "run", "proc"] {
+        std::fs::create_dir_all(path(name)).unwrap();
+    }
+    for file in ["passwd", "group", "subuid", "subgid"] {
+        std::fs::write(path("etc").join(file), "").unwrap();
+    }
+    IdSpaceConfig {
+        pods_dir: path("kubelet").join("pods"),
+        claims_dir: path("ids"),
+        instance: instance.into(),
+        root: directory.to_owned(),
+        cursor_file: path("cursor"),
+        ids_per_pod: 65_536,
+        max_pods: 110,
+        // No process but the test's own counts: the machine may run other Pods.
+        machine: MachineFiles {
+            etc: path("etc"),
+            run: path("run"),
+            proc: path("proc"),
+            ..MachineFiles::default()
+        },
+        faults,
+    }
+}
+
 pub(crate) struct Node {
     server: Option<ApiServer>,
     pub(crate) admin: Client,
     pub(crate) script: Script,
     pub(crate) directory: tempfile::TempDir,
-    cgroup: String,
+    pub(crate) cgroup: String,
     pub(crate) is_userns_on: bool,
     /// The node's policy for user namespaces, from the next start of the node agent on.
     pub(crate) policy: userns::policy::Policy,
     /// Seconds by which the node agent's clock is ahead.
     ahead: Arc<AtomicI64>,
     kubelet: Option<(JoinHandle<()>, CancellationToken)>,
-    shutdown: CancellationToken,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Node {
@@ -73,6 +151,8 @@ impl Node {
     pub(crate) async fn without_kubelet(script: Script, is_userns_on: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let shutdown = CancellationToken::new();
+        let tokens = directory.path().join("tokens.csv");
+        std::fs::write(&tokens, format!("{TOKEN},system:node:node,node,\"system:nodes\"\n")).unwrap();
         let config = ApiServerConfig {
             secure_listen: "127.0.0.1:0".parse().unwrap(),
             advertise: vec!["127.0.0.1".parse().unwrap()],
@@ -82,7 +162,7 @@ impl Node {
             userns_policy: userns::policy::Policy::OptIn,
             ids_per_pod: 65_536,
             admin_kubeconfig: directory.path().join("admin.kubeconfig"),
-            access: apiserver::AccessConfig::default(),
+            access: apiserver::AccessConfig { token_file: Some(tokens), ..Default::default() },
             state_dir: directory.path().join("state"),
         };
         let server = apiserver::start(config, shutdown.clone()).await.unwrap();
@@ -135,49 +215,35 @@ impl Node {
         }
     }
 
-    fn config(&self, channel: tonic::transport::Channel, listener: tokio::net::TcpListener) -> KubeletConfig {
+    fn config(&self, channel: Channel, listener: TcpListener) -> KubeletConfig {
         let server = self.server.as_ref().unwrap();
-        let serving = server
-            .issue_serving_certificate(
-                "system:node:node",
-                &["node".to_owned()],
-                &["127.0.0.1".parse().unwrap()],
-            )
-            .unwrap();
+        let settings = Settings {
+            directory: self.directory.path(),
+            cgroup: &self.cgroup,
+            tls: self.tls(),
+            clock: self.clock(),
+            faults: Arc::new(NoFaults),
+        };
+        let client = Client::new(server.service_for(Identity::node("node")), "default");
         KubeletConfig {
-            client: Client::new(server.service_for(Identity::node("node")), "default"),
-            cri: channel,
-            node_name: "node".into(),
-            addresses: vec![NodeAddress { type_: "InternalIP".into(), address: "127.0.0.1".into() }],
-            labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
-            pod_cidrs: Vec::new(),
-            max_pods: 110,
-            kubelet_version: "v1.36.0".into(),
-            kubelet_dir: self.kubelet_dir(),
-            static_pod_path: Some(self.directory.path().join("manifests")),
-            pod_logs_dir: self.directory.path().join("logs"),
-            cgroup_root: self.cgroup.clone(),
-            listener,
-            tls: ServerTls {
-                serving: ServingCertificate::Fixed {
-                    certificate: serving.certificate_pem.clone().into_bytes(),
-                    key: serving.key_pem.clone().into_bytes(),
-                },
-                client_ca: server.ca_pem().as_bytes().to_vec(),
-            },
-            api_service: ApiService { host: "10.96.0.1".into(), port: 443 },
-            cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
-            resolv_conf: "/etc/resolv.conf".into(),
             is_userns_on: self.is_userns_on,
             userns_policy: self.policy,
-            is_seccomp_default: true,
-            allowed_sysctls: vec!["net.core.*".into()],
-            ids: self.ids(),
-            probe: Arc::new(Mappable),
-            configz: json!({"maxPods": 110}),
-            eviction: EvictionSettings::default(),
-            log_limits: LogLimits { max_size: 1000, max_files: 3 },
-            clock: self.clock(),
+            ..settings.config(client, channel, listener)
+        }
+    }
+
+    /// A serving certificate of the cluster's CA.
+    pub(crate) fn tls(&self) -> ServerTls {
+        let server = self.server.as_ref().unwrap();
+        let addresses = ["127.0.0.1".parse().unwrap()];
+        let serving =
+            server.issue_serving_certificate("system:node:node", &["node".to_owned()], &addresses).unwrap();
+        ServerTls {
+            serving: ServingCertificate::Fixed {
+                certificate: serving.certificate_pem.clone().into_bytes(),
+                key: serving.key_pem.clone().into_bytes(),
+            },
+            client_ca: server.ca_pem().as_bytes().to_vec(),
         }
     }
 
@@ -189,33 +255,6 @@ impl Node {
     /// Sets the node agent's clock, while it runs, so many days ahead.
     pub(crate) fn set_clock(&self, days: i64) {
         self.ahead.store(days * 24 * 3600, Ordering::SeqCst);
-    }
-
-    fn ids(&self) -> IdSpaceConfig {
-        let path = |name: &str| self.directory.path().join(name);
-        std::fs::create_dir_all(path("etc")).unwrap();
-        std::fs::create_dir_all(path("run")).unwrap();
-        std::fs::create_dir_all(path("proc")).unwrap();
-        for file in ["passwd", "group", "subuid", "subgid"] {
-            std::fs::write(path("etc").join(file), "").unwrap();
-        }
-        IdSpaceConfig {
-            pods_dir: self.kubelet_dir().join("pods"),
-            claims_dir: path("ids"),
-            instance: "test".into(),
-            root: self.directory.path().to_owned(),
-            cursor_file: path("cursor"),
-            ids_per_pod: 65_536,
-            max_pods: 110,
-            // No process but the test's own counts: the machine may run other Pods.
-            machine: MachineFiles {
-                etc: path("etc"),
-                run: path("run"),
-                proc: path("proc"),
-                ..MachineFiles::default()
-            },
-            faults: Arc::new(NoFaults),
-        }
     }
 
     pub(crate) fn kubelet_dir(&self) -> PathBuf {

@@ -74,6 +74,16 @@ fn no_sandbox_is_made_for_a_pod_that_would_run_nothing() {
 }
 
 #[test]
+fn a_container_that_was_made_and_never_ran_is_replaced_and_counts_for_nothing() {
+    let pod = pod("Never", &[], &["a"]);
+    for count in [0, 4] {
+        let plan = plan(&pod, vec![sandbox(0, true)], vec![container("a", count, Stage::Created, 0)]);
+        assert_eq!(starts(&plan), [("a", count)]);
+        assert_eq!(plan.start[0].replaces, Some(format!("a-{count}")));
+    }
+}
+
+#[test]
 fn a_container_is_restarted_as_its_policy_says() {
     for (policy, exit_code, restarted) in [
         ("Always", 0, true),

@@ -8,6 +8,7 @@ use cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{Desired, Next, Worker, blocking};
+use crate::fault::CrashPoint;
 use crate::logs::tail_for_message;
 use crate::object::cache::PodObjects;
 use crate::pod::ephemeral::find;
@@ -60,6 +61,7 @@ impl Worker {
             self.shared.cri.remove_container(&record.id).await.map_err(text)?;
             forget(&self.shared.ended, &record.id);
         }
+        self.shared.reached(CrashPoint::SandboxesRemoved);
         let places = self.shared.places.of(&self.uid);
         self.shared
             .csi
@@ -70,8 +72,12 @@ impl Worker {
         let done = blocking(move || {
             let places = shared.places.of(&uid);
             remove_contents(places.root()).map_err(|error| format!("remove volumes: {error}"))?;
+            shared.reached(CrashPoint::VolumesRemoved);
             shared.cgroups.remove(&uid).map_err(|error| error.to_string())?;
-            shared.ids.release(&uid).map_err(|error| error.to_string())
+            shared.reached(CrashPoint::CgroupRemoved);
+            shared.ids.release(&uid).map_err(|error| error.to_string())?;
+            shared.reached(CrashPoint::IdsFreed);
+            Ok(())
         });
         done.await.map_err(|error| error.to_string())?
     }
@@ -83,7 +89,10 @@ impl Worker {
         let pod = std::sync::Arc::clone(&desired.pod);
         let done = blocking(move || {
             remove_logs(shared.places.logs(), &pod, uid.as_str())?;
-            remove_tree(shared.places.of(&uid).root())
+            shared.reached(CrashPoint::LogsRemoved);
+            remove_tree(shared.places.of(&uid).root())?;
+            shared.reached(CrashPoint::DirectoryRemoved);
+            Ok::<_, io::Error>(())
         });
         match done.await {
             Ok(Ok(())) => {

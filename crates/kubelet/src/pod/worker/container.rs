@@ -16,6 +16,7 @@ use super::{OwnFiles, Prepared, Worker, blocking};
 use crate::env::downward::PodAddresses;
 use crate::env::{EnvInput, Environment, plan_environment};
 use crate::event::Kind;
+use crate::fault::CrashPoint;
 use crate::pod::container::{ContainerInput, MountInput, MountPlan, OwnFile, plan_container, plan_mounts};
 use crate::pod::ephemeral::{ephemeral_containers, find, target};
 use crate::pod::hosts::{plan_host_name, plan_hosts, plan_node_hosts};
@@ -62,6 +63,11 @@ impl Worker {
             self.crashes.lengthen(&crash_key(container), failed_at, self.shared.clock.now());
         }
         let restart_count = self.restart_count(start);
+        if let Some(unborn) = &start.replaces
+            && let Err(error) = self.shared.cri.remove_container(unborn).await
+        {
+            return self.note_start_failure(pod, &start.name, StartFailure::Create(error));
+        }
         match Box::pin(self.try_start(pod, container, observed, restart_count, abort)).await {
             Ok(()) => {
                 self.sizes.note_applied(container);
@@ -82,6 +88,9 @@ impl Worker {
 
     /// One more than the runtime or the API remember, whichever is more.
     fn restart_count(&self, start: &Start) -> i32 {
+        if start.replaces.is_some() {
+            return start.restart_count;
+        }
         let statuses = match start.role {
             Role::Main => &self.status.container_statuses,
             Role::Init | Role::Sidecar => &self.status.init_container_statuses,
@@ -167,6 +176,7 @@ impl Worker {
             let ensured = Box::pin(ensure.instrument(step)).await.ok_or(StartFailure::Aborted)?;
             ensured.map_err(StartFailure::Image)?
         };
+        self.shared.reached(CrashPoint::ImagePulled);
         let volume_images = Box::pin(self.ensure_volume_images(pod, container, &prepared, abort)).await?;
         let own_ids = prepared.userns.mappings().cloned();
         let target = target(pod, &container.name, observed).map_err(StartFailure::Config)?;
@@ -191,6 +201,7 @@ impl Worker {
             .await
             .map_err(|error| config_error(&error.to_string()))?;
         let planned = planned.map_err(StartFailure::Config)?;
+        self.shared.reached(CrashPoint::ContainerPlanned);
         for text in planned.warnings {
             self.tell_container(pod, &container.name, Kind::Warning, "InvalidEnvironmentVariableNames", text);
         }
@@ -201,10 +212,12 @@ impl Worker {
             sandbox_config: Some(sandbox_config),
         });
         let id = Box::pin(created).await.map_err(StartFailure::Create)?.container_id;
+        self.shared.reached(CrashPoint::ContainerCreated);
         let name = &container.name;
         self.tell_container(pod, name, Kind::Normal, "Created", format!("Created container: {name}"));
         let request = v1::StartContainerRequest { container_id: id.clone() };
         self.shared.cri.start_container(request).await.map_err(StartFailure::Run)?;
+        self.shared.reached(CrashPoint::ContainerStarted);
         self.tell_container(pod, name, Kind::Normal, "Started", format!("Started container {name}"));
         if let Some(mappings) = &own_ids {
             self.verify_map(&id, mappings).await.map_err(|text| {
@@ -218,6 +231,7 @@ impl Worker {
             self.shared.cri.stop_container(&id, AFTER_HOOK).await.map_err(StartFailure::Run)?;
             return Err(StartFailure::Hook(text));
         }
+        self.shared.reached(CrashPoint::PostStartRun);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use kube::{Api, Error};
 
 use super::{Desired, Next, Worker};
 use crate::event::Kind;
+use crate::fault::CrashPoint;
 use crate::pod::ephemeral::find;
 use crate::pod::observed::{ContainerRecord, Observed};
 use crate::pod::plan::Kill;
@@ -73,6 +74,7 @@ impl Worker {
         for sandbox in &observed.sandboxes {
             failed = failed.or(self.shared.cri.stop_pod_sandbox(&sandbox.id).await.err());
         }
+        self.shared.reached(CrashPoint::SandboxesStopped);
         failed.map_or(Ok(()), Err)
     }
 
@@ -100,6 +102,7 @@ impl Worker {
                     .left()
                     .is_some_and(|pod| pod.metadata.finalizers.is_some_and(|list| !list.is_empty()));
                 self.is_deleted = !stays;
+                self.shared.reached(CrashPoint::ObjectDeleted);
                 if stays { Next::Wait(None) } else { Next::Again }
             }
             Err(Error::Api(status)) if matches!(status.code, 404 | 409) => {

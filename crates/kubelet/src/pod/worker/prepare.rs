@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use super::fence::Scene;
 use super::{BlockingError, Next, OwnFiles, Prepared, Worker, blocking};
 use crate::event::Kind;
+use crate::fault::CrashPoint;
 use crate::fence::Fence;
 use crate::idspace::IdSpaceError;
 use crate::object::{Snapshot, references};
@@ -146,6 +147,7 @@ impl Worker {
         let (ids, uid) = (std::sync::Arc::clone(&self.shared.ids), self.uid.clone());
         let step = tracing::debug_span!(target: "path", "kubelet: host IDs recorded, fsync");
         let mappings = blocking(move || step.in_scope(|| ids.get_or_create(&uid))).await??;
+        self.shared.reached(CrashPoint::IdsRecorded);
         self.fence = Some(fence.with_ids(&mappings));
         Ok((handler, PodUserns::Own(mappings)))
     }
@@ -205,6 +207,7 @@ impl Setup {
         make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
         tracing::debug_span!(target: "path", "kubelet: Pod cgroup")
             .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.group))?;
+        self.shared.reached(CrashPoint::CgroupMade);
         let _step = tracing::debug_span!(target: "path", "kubelet: volumes").entered();
         let plans = plan_volumes(PayloadInput {
             pod: &self.pod,
@@ -220,6 +223,7 @@ impl Setup {
             now: self.shared.clock.now(),
         };
         let volumes = apply_volumes(setup, &plans)?;
+        self.shared.reached(CrashPoint::VolumesPrepared);
         let own_files = self.own_files(places.root())?;
         let Self { userns, objects, runtime_handler, .. } = self;
         Ok(Prepared { userns, volumes, objects, own_files, runtime_handler })

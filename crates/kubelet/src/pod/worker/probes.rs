@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use super::stage::Stage;
 use super::{Desired, Worker};
 use crate::event::Kind;
+use crate::fault::CrashPoint;
 use crate::pod::ephemeral::find;
 use crate::pod::observed::Observed;
 use crate::pod::restart::is_sidecar;
@@ -82,9 +83,12 @@ impl Worker {
                 );
             }
         }
+        self.shared.reached(CrashPoint::PreStopRun);
         let left =
             if hook.is_some() { grace.saturating_sub(begun.elapsed()).max(LEAST_GRACE) } else { grace };
-        self.shared.cri.stop_container(id, left).await
+        self.shared.cri.stop_container(id, left).await?;
+        self.shared.reached(CrashPoint::ContainerStopped);
+        Ok(())
     }
 
     fn attempt<'a>(

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::prepare::make_directory;
 use super::{Desired, Next, Worker};
 use crate::event::Kind;
+use crate::fault::CrashPoint;
 use crate::pod::dns::{MISSING_CLUSTER_DNS, plan_dns};
 use crate::pod::hosts::plan_host_name;
 use crate::pod::observed::Observed;
@@ -76,6 +77,7 @@ impl Worker {
         let handler =
             self.prepared.as_ref().map(|prepared| prepared.runtime_handler.clone()).unwrap_or_default();
         let id = self.shared.cri.run_pod_sandbox(config, &handler).await?;
+        self.shared.reached(CrashPoint::SandboxMade);
         tracing::debug!(pod = %self.uid, sandbox = id, attempt, "sandbox made");
         Ok(())
     }
