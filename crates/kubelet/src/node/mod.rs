@@ -6,6 +6,7 @@ pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod pressure;
 pub(crate) mod runtime_info;
+mod stall;
 pub(crate) mod status;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Watches over what the node has left: tells of pressure, takes back disk, and ends Pods where nothing else helps.
 //!
-//! The kernel tells nobody that a filesystem fills up, so the machine is looked at now and then; nothing waits for it.
+//! That tasks wait for memory the kernel tells, and the machine is looked at then. It tells nobody that a filesystem fills up, that
+//! processes become many, or that less memory is left than a threshold above the kernel's own: for these the machine is
+//! looked at now and then. What a look costs does not grow with the Pods while nothing is short.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,14 +18,18 @@ use super::eviction::{
     plan_limit_eviction,
 };
 use super::machine::{Pressure, read};
+use super::stall::MemoryStalls;
 use crate::pod::status::Failure;
 use crate::pod::worker::Ending;
 use crate::shared::Shared;
 use crate::uid::PodUid;
 use crate::usage::{DiskUsage, disk_usage};
 
-/// How often the machine is looked at, as upstream's eviction manager does.
+/// How often the machine is looked at for what the kernel tells nobody, as upstream's eviction manager does.
 const EVERY: Duration = Duration::from_secs(10);
+/// While tasks wait for memory, the time between two looks: an end that was decided takes a moment to free some.
+const BREATH: Duration = Duration::from_secs(1);
+
 /// When each pressure was seen last.
 #[derive(Debug, Default)]
 struct Seen {
@@ -66,6 +72,7 @@ pub(crate) async fn watch_pressure(
 ) {
     let (mut below, mut seen) = (Below::default(), Seen::default());
     let mut images = ImageCollector::default();
+    let stalls = MemoryStalls::ask();
     let work = async {
         loop {
             let now = tokio::time::Instant::now();
@@ -78,7 +85,9 @@ pub(crate) async fn watch_pressure(
                 images.free_all(&shared).await;
             }
             Box::pin(evict(&shared, &settings, &look.short)).await;
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(BREATH).await;
+            // Nothing is wrong with running out of time here: that is the look now and then.
+            let _ = tokio::time::timeout(EVERY - BREATH, stalls.next()).await;
         }
     };
     shutdown.run_until_cancelled(work).await;
@@ -86,7 +95,10 @@ pub(crate) async fn watch_pressure(
 
 /// Ends Pods beyond their own limits, and one for the first shortage.
 async fn evict(shared: &Arc<Shared>, settings: &EvictionSettings, short: &[Shortage]) {
-    let pods = running(shared);
+    let mut pods = running(shared);
+    if short.is_empty() {
+        pods.retain(|pod| has_storage_limit(pod));
+    }
     let measures_all = short.iter().any(|short| matches!(short.signal, Signal::Disk | Signal::Inodes));
     let mut measured: Vec<(Arc<Pod>, DiskUsage)> = Vec::new();
     for pod in pods {
