@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
@@ -25,6 +26,8 @@ const QUEUE: usize = 1024;
 const REMEMBERED: usize = 4096;
 /// Seconds in which the same event counts up instead of being a new one.
 const SAME_WITHIN: i64 = 600;
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Whether an event is good news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +123,11 @@ fn pod_reference(pod: &Pod, field_path: Option<String>) -> ObjectReference {
     }
 }
 
+/// Whether a request failed because nobody answers, and not because of what it asks.
+fn is_away(error: &Error) -> bool {
+    !matches!(error, Error::Api(_) | Error::SerdeError(_) | Error::BuildRequest(_))
+}
+
 /// What makes two events the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
@@ -149,8 +157,21 @@ impl Sender {
     /// Sends until every recorder is gone.
     async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
-            if let Err(error) = self.send(&report).await {
-                tracing::debug!(%error, reason = %report.reason, "event not sent");
+            let mut wait = FIRST_WAIT;
+            loop {
+                match self.send(&report).await {
+                    // What happens while the API is away is told when it is back; the queue says how much of it.
+                    Err(error) if is_away(&error) => {
+                        tracing::debug!(%error, ?wait, "event not sent; it is sent again");
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(LONGEST_WAIT);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, reason = %report.reason, "event not sent");
+                        break;
+                    }
+                    Ok(()) => break,
+                }
             }
         }
     }

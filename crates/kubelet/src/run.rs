@@ -285,6 +285,11 @@ impl Parts {
         ));
         shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
         shared.tasks.spawn(self.rotator.run(stop.clone()));
+        let sets = Arc::clone(&shared);
+        shared.tasks.spawn(async move {
+            let told = sets.clock.follow_sets(|| sets.registry.wake(&Wake::All));
+            sets.shutdown.run_until_cancelled(told).await;
+        });
         let plugins = Arc::clone(&shared);
         let stops = stop.clone();
         shared.tasks.spawn(async move {

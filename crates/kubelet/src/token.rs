@@ -1,6 +1,7 @@
 //! Service account tokens for projected volumes: asked of the API bound to the Pod, renewed well before they expire.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
@@ -13,10 +14,21 @@ use crate::volume::payload::{TokenRequestKey, Tokens, token_requests};
 /// Longest time that a token is used before it is renewed.
 const LONGEST_USE: SignedDuration = SignedDuration::from_hours(24);
 
+/// Longest wait for the API to renew a token that still serves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Debug)]
 struct Held {
     token: String,
+    /// When it came, by the same clock: that clock set back says nothing of when to renew it.
+    since: Timestamp,
     renew_at: Timestamp,
+}
+
+impl Held {
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.renew_at <= now || now < self.since
+    }
 }
 
 /// The tokens of one Pod.
@@ -39,26 +51,33 @@ impl PodTokens {
         now: Timestamp,
     ) -> Result<Tokens, TokenError> {
         for key in token_requests(pod) {
-            let is_due = self.held.get(&key).is_none_or(|held| held.renew_at <= now);
-            if !is_due {
+            let wanted = Wanted { audience: &key.audience, seconds: Some(key.expiration_seconds) };
+            let Some(held) = self.held.get_mut(&key) else {
+                let answer = request(client, pod, wanted).await?;
+                self.held.insert(key, hold(answer, now));
+                continue;
+            };
+            if !held.is_due(now) {
                 continue;
             }
-            let wanted = Wanted { audience: &key.audience, seconds: Some(key.expiration_seconds) };
-            match request(client, pod, wanted).await {
-                Ok(answer) => {
-                    let held = hold(answer, now);
-                    self.held.insert(key, held);
+            let problem = match tokio::time::timeout(PATIENCE, request(client, pod, wanted)).await {
+                Ok(Ok(answer)) => {
+                    *held = hold(answer, now);
+                    continue;
                 }
-                Err(error) if self.held.contains_key(&key) => {
-                    tracing::warn!(pod = pod.metadata.name, %error, "token not renewed; the old one is used on");
-                    if let Some(held) = self.held.get_mut(&key) {
-                        held.renew_at = now.saturating_add(SignedDuration::from_secs(60)).unwrap_or(now);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("the API has not answered within {} s", PATIENCE.as_secs()),
+            };
+            tracing::warn!(pod = pod.metadata.name, problem, "token not renewed; the old one is used on");
+            held.since = now;
+            held.renew_at = now.saturating_add(SignedDuration::from_secs(60)).unwrap_or(now);
         }
         Ok(self.held.iter().map(|(key, held)| (key.clone(), held.token.clone())).collect())
+    }
+
+    /// Whether a token is due.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        self.held.values().any(|held| held.is_due(now))
     }
 
     /// When the next token is due.
@@ -74,6 +93,7 @@ fn hold(answer: TokenRequest, now: Timestamp) -> Held {
     let use_for = (life * 4 / 5).min(LONGEST_USE).max(SignedDuration::from_secs(1));
     Held {
         token: status.token.unwrap_or_default(),
+        since: now,
         renew_at: now.saturating_add(use_for).unwrap_or(Timestamp::MAX),
     }
 }

@@ -10,7 +10,7 @@ use crate::node::{Node, until};
 use crate::script::Script;
 
 /// Puts a manifest into the node's directory in one step, as its users should.
-fn write(node: &Node, name: &str, spec: serde_json::Value) -> PathBuf {
+pub(crate) fn write(node: &Node, name: &str, spec: serde_json::Value) -> PathBuf {
     let directory = node.directory.path().join("manifests");
     std::fs::create_dir_all(&directory).unwrap();
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});

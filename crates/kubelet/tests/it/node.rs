@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, ApiServerConfig, Identity};
 use jiff::{SignedDuration, Timestamp};
@@ -17,11 +17,13 @@ use kubelet::{
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::script::Script;
+use crate::line::{Far, Line};
+use crate::script::{Script, Time};
 
 /// How long a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,8 +121,15 @@ pub(crate) struct Node {
     pub(crate) is_userns_on: bool,
     /// The node's policy for user namespaces, from the next start of the node agent on.
     pub(crate) policy: userns::policy::Policy,
-    /// Seconds by which the node agent's clock is ahead.
+    /// When Pods are ended, from the next start of the node agent on.
+    pub(crate) eviction: EvictionSettings,
+    /// The node agent's way to the API server.
+    pub(crate) line: Line,
+    /// Seconds by which the node agent's clock is ahead, and who is told when it is set.
     ahead: Arc<AtomicI64>,
+    sets: watch::Sender<()>,
+    /// The time by tokio's clock: a test can let it pass.
+    time: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     kubelet: Option<(JoinHandle<()>, CancellationToken)>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -171,6 +180,9 @@ impl Node {
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
             Api::namespaced(admin.clone(), "default");
         accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+        let (begun, started) = (Timestamp::now(), tokio::time::Instant::now());
+        let time = Arc::new(move || begun + SignedDuration::try_from(started.elapsed()).unwrap());
+        let script = Script { time: Time(Arc::clone(&time) as _), ..script };
         let cgroup = format!("/kubelet-test-{}-{:x}", std::process::id(), rand::random::<u32>());
         let server = Some(server);
         let policy = userns::policy::Policy::OptIn;
@@ -182,7 +194,11 @@ impl Node {
             cgroup,
             is_userns_on,
             policy,
+            eviction: EvictionSettings::default(),
+            line: Line::new(),
             ahead: Arc::default(),
+            sets: watch::Sender::new(()),
+            time,
             kubelet: None,
             shutdown,
         }
@@ -224,10 +240,12 @@ impl Node {
             clock: self.clock(),
             faults: Arc::new(NoFaults),
         };
-        let client = Client::new(server.service_for(Identity::node("node")), "default");
+        let far = Far { service: server.service_for(Identity::node("node")), line: self.line.clone() };
+        let client = Client::new(far, "default");
         KubeletConfig {
             is_userns_on: self.is_userns_on,
             userns_policy: self.policy,
+            eviction: self.eviction.clone(),
             ..settings.config(client, channel, listener)
         }
     }
@@ -248,13 +266,25 @@ impl Node {
     }
 
     fn clock(&self) -> Clock {
-        let ahead = Arc::clone(&self.ahead);
-        Clock::from_fn(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::SeqCst)))
+        let (time, ahead) = (Arc::clone(&self.time), Arc::clone(&self.ahead));
+        let read = move || time() + SignedDuration::from_secs(ahead.load(Ordering::SeqCst));
+        Clock::from_fn(read, self.sets.subscribe())
+    }
+
+    /// The time now, which nobody has set.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.time)()
     }
 
     /// Sets the node agent's clock, while it runs, so many days ahead.
     pub(crate) fn set_clock(&self, days: i64) {
-        self.ahead.store(days * 24 * 3600, Ordering::SeqCst);
+        self.set_clock_hours(days * 24);
+    }
+
+    /// Sets the node agent's clock, while it runs, so many hours ahead.
+    pub(crate) fn set_clock_hours(&self, hours: i64) {
+        self.ahead.store(hours * 3600, Ordering::SeqCst);
+        self.sets.send_replace(());
     }
 
     pub(crate) fn kubelet_dir(&self) -> PathBuf {
@@ -298,18 +328,14 @@ impl Node {
         what: &str,
         wanted: impl Fn(&PodStatus) -> bool,
     ) -> PodStatus {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status(name).await;
             if wanted(&status) {
                 return status;
             }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "{name} is not {what}: {status:#?}\n{:#?}",
-                self.script
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(Instant::now() < deadline, "{name} is not {what}: {status:#?}\n{:#?}", self.script);
+            a_moment(Duration::from_millis(20)).await;
         }
     }
 
@@ -323,7 +349,7 @@ impl Node {
 
     /// Waits for an event of the Pod and returns its message.
     pub(crate) async fn wait_for_event(&self, name: &str, reason: &str) -> Event {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         let api: Api<Event> = Api::namespaced(self.admin.clone(), "default");
         loop {
             let params = ListParams::default().fields(&format!("involvedObject.name={name}"));
@@ -332,9 +358,17 @@ impl Node {
                 return event.clone();
             }
             let seen: Vec<_> = events.iter().map(|event| (&event.reason, &event.message)).collect();
-            assert!(tokio::time::Instant::now() < deadline, "no event {reason}: {seen:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(Instant::now() < deadline, "no event {reason}: {seen:?}");
+            a_moment(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Whether the API has such an event of the Pod.
+    pub(crate) async fn has_event(&self, name: &str, reason: &str) -> bool {
+        let api: Api<Event> = Api::namespaced(self.admin.clone(), "default");
+        let params = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let events = api.list(&params).await.unwrap().items;
+        events.iter().any(|event| event.reason.as_deref() == Some(reason))
     }
 
     /// Stops everything and removes what was made.
@@ -363,12 +397,17 @@ impl Drop for Node {
     }
 }
 
+/// A moment of real time within a wait that has a deadline, however tokio's clock goes.
+pub(crate) async fn a_moment(moment: Duration) {
+    tokio::task::spawn_blocking(move || std::thread::park_timeout(moment)).await.unwrap();
+}
+
 /// Waits until `holds`.
 pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "it never came true that {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        a_moment(Duration::from_millis(20)).await;
     }
 }
 

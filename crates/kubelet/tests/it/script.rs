@@ -68,10 +68,17 @@ pub(crate) struct Script {
     pub(crate) has_events: bool,
     /// The process that verbose status names.
     pub(crate) pid: Option<u32>,
+    pub(crate) time: Time,
 }
 
-fn now() -> i64 {
-    i64::try_from(Timestamp::now().as_nanosecond()).unwrap()
+/// What the runtime's clock says.
+#[derive(Clone)]
+pub(crate) struct Time(pub(crate) Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl std::fmt::Debug for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", (self.0)())
+    }
 }
 
 impl Script {
@@ -84,7 +91,12 @@ impl Script {
             has_userns: true,
             has_events: true,
             pid: None,
+            time: Time(Arc::new(Timestamp::now)),
         }
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from((self.time.0)().as_nanosecond()).unwrap()
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
@@ -106,7 +118,7 @@ impl Script {
             let container = running.last().expect("such a container runs");
             container.state = v1::ContainerState::ContainerExited;
             container.exit_code = exit_code;
-            container.finished_at = now();
+            container.finished_at = self.now();
             container.id.clone()
         };
         self.tell(&id);
@@ -122,7 +134,7 @@ impl Script {
                 ids.push(sandbox.id.clone());
             }
             for container in books.containers.values_mut() {
-                end(container, 137);
+                end(container, 137, self.now());
             }
         }
         for id in &ids {
@@ -166,11 +178,11 @@ impl Script {
     }
 }
 
-fn end(container: &mut Container, exit_code: i32) {
+fn end(container: &mut Container, exit_code: i32, at: i64) {
     if container.state == v1::ContainerState::ContainerRunning {
         container.state = v1::ContainerState::ContainerExited;
         container.exit_code = exit_code;
-        container.finished_at = now();
+        container.finished_at = at;
     }
 }
 
@@ -255,7 +267,7 @@ impl RuntimeService for Script {
             let id = format!("sandbox-{}", books.next);
             let config = request.into_inner().config.unwrap();
             let ip = format!("10.99.0.{}", books.next);
-            let sandbox = Sandbox { id: id.clone(), config, is_ready: true, created_at: now(), ip };
+            let sandbox = Sandbox { id: id.clone(), config, is_ready: true, created_at: self.now(), ip };
             books.sandboxes.insert(id.clone(), sandbox);
             id
         };
@@ -277,7 +289,7 @@ impl RuntimeService for Script {
                 .containers
                 .values_mut()
                 .filter(|container| container.sandbox == id)
-                .for_each(|c| end(c, 137));
+                .for_each(|c| end(c, 137, self.now()));
         }
         self.tell(&id);
         Ok(Response::new(v1::StopPodSandboxResponse {}))
@@ -349,7 +361,7 @@ impl RuntimeService for Script {
             sandbox: request.pod_sandbox_id,
             config: request.config.unwrap(),
             state: v1::ContainerState::ContainerCreated,
-            created_at: now(),
+            created_at: self.now(),
             started_at: 0,
             finished_at: 0,
             exit_code: 0,
@@ -366,12 +378,12 @@ impl RuntimeService for Script {
         {
             let mut books = self.books();
             let container = books.containers.get_mut(&id).unwrap();
-            container.started_at = now();
+            container.started_at = self.now();
             container.state = v1::ContainerState::ContainerRunning;
         }
         let outcome = self.note("start_container").map(drop);
         if outcome.is_err() {
-            end(self.books().containers.get_mut(&id).unwrap(), 128);
+            end(self.books().containers.get_mut(&id).unwrap(), 128, self.now());
         }
         self.tell(&id);
         outcome?;
@@ -387,7 +399,7 @@ impl RuntimeService for Script {
             let mut books = self.note("stop_container")?;
             books.calls.push(format!("stop_container {}", request.timeout));
             if let Some(container) = books.containers.get_mut(&request.container_id) {
-                end(container, 143);
+                end(container, 143, self.now());
             }
         }
         self.tell(&request.container_id);

@@ -1,6 +1,8 @@
 //! The decision whether a Pod that does not say `hostUsers: false` gets a user namespace: made once, at its first
 //! sandbox, and kept until the Pod is gone. What was decided and recorded before is never asked again.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::{Api, Error};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,8 @@ use crate::userns::{UsernsError, check_handler};
 
 /// Why a Pod failed that the policy does not let run.
 const REFUSED: &str = "UserNamespaceRefused";
+/// How long a static Pod waits for the API to say what its namespace asks for.
+const STATIC_PATIENCE: Duration = Duration::from_secs(5);
 /// Marks Pods that do not come from the API; it may not be there when they start.
 const SOURCE: &str = "kubernetes.io/config.source";
 
@@ -123,7 +127,17 @@ impl Worker {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<Namespace> = Api::all(self.shared.client.clone());
         let own = self.shared.userns_policy;
-        let found = match api.get(namespace).await {
+        // A server that takes a request and never answers must not keep a static Pod from starting.
+        let patience = if is_static(pod) { STATIC_PATIENCE } else { Duration::MAX };
+        let Ok(found) = tokio::time::timeout(patience, api.get(namespace)).await else {
+            tracing::warn!(
+                namespace,
+                ?patience,
+                "the API does not answer: the node's own policy holds for static Pods"
+            );
+            return Ok(own);
+        };
+        let found = match found {
             Ok(found) => found,
             Err(Error::Api(status)) if matches!(status.code, 403 | 404) => {
                 tracing::warn!(namespace, %status, "the namespace can't be read: the node's own policy holds");

@@ -147,7 +147,7 @@ impl Worker {
 
     /// Volumes must be looked at again: an object, the spec or a token has changed.
     fn must_refresh(&self, now: Timestamp) -> bool {
-        self.is_stale || self.tokens.next_renewal().is_some_and(|renewal| renewal <= now)
+        self.is_stale || self.tokens.is_due(now)
     }
 }
 
