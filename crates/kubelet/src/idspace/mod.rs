@@ -354,7 +354,7 @@ impl IdSpace {
 }
 
 /// What helps against an error that has a remedy.
-fn remedy(cause: &io::Error) -> &'static str {
+pub(crate) fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull => {
             "; free space on the disk of the kubelet's directory, then it is tried again"

@@ -14,6 +14,7 @@ mod changes;
 mod crash;
 mod faults;
 mod fence;
+mod full;
 mod lifecycle;
 mod line;
 mod manifests;

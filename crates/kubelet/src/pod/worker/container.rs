@@ -17,6 +17,7 @@ use crate::env::downward::PodAddresses;
 use crate::env::{EnvInput, Environment, plan_environment};
 use crate::event::Kind;
 use crate::fault::CrashPoint;
+use crate::idspace::remedy;
 use crate::pod::container::{ContainerInput, MountInput, MountPlan, OwnFile, plan_container, plan_mounts};
 use crate::pod::ephemeral::{ephemeral_containers, find, target};
 use crate::pod::hosts::{plan_host_name, plan_hosts, plan_node_hosts};
@@ -334,7 +335,7 @@ impl PlanRequest {
         check_non_root(&self.pod, &self.container, &self.image.user).map_err(|error| error.to_string())?;
         let environment = self.environment()?;
         let mounts = self.mounts(&environment)?;
-        let own_files = self.own_files().map_err(|error| error.to_string())?;
+        let own_files = self.own_files()?;
         let warnings = environment.skipped.iter().map(|skipped| {
             let keys = skipped.keys.join(", ");
             let (kind, object) = (skipped.kind, &skipped.object);
@@ -405,14 +406,19 @@ impl PlanRequest {
     }
 
     /// `/etc/hosts` and the file for the termination message.
-    fn own_files(&self) -> std::io::Result<Vec<OwnFile>> {
+    fn own_files(&self) -> Result<Vec<OwnFile>, String> {
         let places = self.shared.places.of(&self.uid);
         let OwnFiles { is_mapped, base } = self.prepared.own_files;
         let hosts = places.hosts();
-        write_own(&hosts, self.hosts().as_bytes(), 0o644, base)?;
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: std::io::Error| format!("write {path}: {error}{}", remedy(&error))
+        };
+        write_own(&hosts, self.hosts().as_bytes(), 0o644, base).map_err(failed(&hosts))?;
         let message = places.termination_message(&self.container.name, self.restart_count);
-        make_directory(&places.container(&self.container.name), 0o750)?;
-        write_own(&message, b"", 0o666, base)?;
+        let directory = places.container(&self.container.name);
+        make_directory(&directory, 0o750).map_err(failed(&directory))?;
+        write_own(&message, b"", 0o666, base).map_err(failed(&message))?;
         let message_path = label::message_path(&self.container).to_owned();
         Ok(vec![
             OwnFile { host_path: hosts, container_path: "/etc/hosts".to_owned(), is_mapped },
