@@ -24,7 +24,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub(crate) struct Sandbox {
     pub(crate) id: String,
     directory: PathBuf,
-    record: Mutex<SandboxRecord>,
+    /// Replaced as a whole, so that whoever reads it needs no copy: on a full node each look of the kubelet reads them all.
+    record: Mutex<Arc<SandboxRecord>>,
     shim: Mutex<Option<Arc<ShimClient>>>,
     /// One verb at a time changes the sandbox.
     pub(crate) gate: tokio::sync::Mutex<()>,
@@ -35,15 +36,15 @@ impl Sandbox {
         Self {
             id: record.id.clone(),
             directory,
-            record: Mutex::new(record),
+            record: Mutex::new(Arc::new(record)),
             shim: Mutex::new(shim),
             gate: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// A copy of the record.
-    pub(crate) fn record(&self) -> SandboxRecord {
-        lock(&self.record).clone()
+    /// The record as it is now.
+    pub(crate) fn record(&self) -> Arc<SandboxRecord> {
+        Arc::clone(&lock(&self.record))
     }
 
     pub(crate) fn phase(&self) -> SandboxPhase {
@@ -57,10 +58,10 @@ impl Sandbox {
     /// Changes the record, on disk first.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
         let mut held = lock(&self.record);
-        let mut next = held.clone();
+        let mut next = SandboxRecord::clone(&held);
         change(&mut next);
         record::save(&self.directory, &next)?;
-        *held = next;
+        *held = Arc::new(next);
         Ok(())
     }
 
@@ -85,7 +86,8 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) sandbox: String,
     directory: PathBuf,
-    record: Mutex<ContainerRecord>,
+    /// Replaced as a whole, as a sandbox's.
+    record: Mutex<Arc<ContainerRecord>>,
     /// The root filesystem made by `CreateContainer`, until `StartContainer` takes it.
     pub(crate) rootfs: Mutex<Option<OwnedFd>>,
     /// Held while a phase is changed and announced, so that nobody hears of an end before the start.
@@ -106,7 +108,7 @@ impl Container {
             id: record.id.clone(),
             sandbox: record.sandbox.clone(),
             directory,
-            record: Mutex::new(record),
+            record: Mutex::new(Arc::new(record)),
             rootfs: Mutex::new(None),
             order: Mutex::new(()),
             early_exit: Mutex::new(None),
@@ -127,9 +129,9 @@ impl Container {
         *lock(&self.layers) = Some(pin);
     }
 
-    /// A copy of the record.
-    pub(crate) fn record(&self) -> ContainerRecord {
-        lock(&self.record).clone()
+    /// The record as it is now.
+    pub(crate) fn record(&self) -> Arc<ContainerRecord> {
+        Arc::clone(&lock(&self.record))
     }
 
     pub(crate) fn phase(&self) -> ContainerPhase {
@@ -144,10 +146,10 @@ impl Container {
     pub(crate) fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
         {
             let mut held = lock(&self.record);
-            let mut next = held.clone();
+            let mut next = ContainerRecord::clone(&held);
             change(&mut next);
             record::save(&self.directory, &next)?;
-            *held = next;
+            *held = Arc::new(next);
         }
         self.changed.send_modify(|count| *count += 1);
         Ok(())
@@ -160,8 +162,8 @@ impl Container {
             let mut held = lock(&self.record);
             let is_new = !matches!(held.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing);
             if is_new {
-                held.phase = ContainerPhase::Exited(exited);
-                if let Err(error) = record::save(&self.directory, &*held) {
+                Arc::make_mut(&mut held).phase = ContainerPhase::Exited(exited);
+                if let Err(error) = record::save(&self.directory, &**held) {
                     tracing::error!(container = self.id, %error, "cannot record that a container ended");
                 }
             }
@@ -207,21 +209,36 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 impl Table {
     /// Every sandbox, the oldest first.
     pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
-        let mut all: Vec<_> = read(&self.sandboxes).values().cloned().collect();
+        self.sandboxes_where(|_| true)
+    }
+
+    /// Those that are meant, the oldest first.
+    pub(crate) fn sandboxes_where(&self, is_meant: impl Fn(&SandboxRecord) -> bool) -> Vec<Arc<Sandbox>> {
+        let meant = |sandbox: &&Arc<Sandbox>| is_meant(&lock(&sandbox.record));
+        let mut all: Vec<_> = read(&self.sandboxes).values().filter(meant).cloned().collect();
         all.sort_by_cached_key(|sandbox| (lock(&sandbox.record).created_at, sandbox.id.clone()));
         all
     }
 
     /// Every container, the oldest first.
     pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
-        let mut all: Vec<_> = read(&self.containers).values().cloned().collect();
+        self.containers_where(|_| true)
+    }
+
+    /// Those that are meant, the oldest first.
+    pub(crate) fn containers_where(
+        &self,
+        is_meant: impl Fn(&ContainerRecord) -> bool,
+    ) -> Vec<Arc<Container>> {
+        let meant = |container: &&Arc<Container>| is_meant(&lock(&container.record));
+        let mut all: Vec<_> = read(&self.containers).values().filter(meant).cloned().collect();
         all.sort_by_cached_key(|container| (lock(&container.record).created_at, container.id.clone()));
         all
     }
 
     /// A sandbox's containers, the oldest first.
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        self.containers().into_iter().filter(|container| container.sandbox == sandbox).collect()
+        self.containers_where(|record| record.sandbox == sandbox)
     }
 
     pub(crate) fn find_sandbox(&self, id: &str) -> Option<Arc<Sandbox>> {

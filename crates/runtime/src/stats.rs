@@ -77,10 +77,10 @@ fn measure(core: &Core, container: &Container) -> Result<ContainerStats> {
     let (bytes, inodes) = disk_usage(&layer);
     Ok(ContainerStats {
         attributes: Some(ContainerAttributes {
-            id: record.id,
-            metadata: record.config.metadata,
-            labels: record.config.labels,
-            annotations: record.config.annotations,
+            id: record.id.clone(),
+            metadata: record.config.metadata.clone(),
+            labels: record.config.labels.clone(),
+            annotations: record.config.annotations.clone(),
         }),
         cpu: Some(cpu(core, &group, &usage)),
         memory: Some(memory(core, &group, &usage)),
@@ -112,10 +112,10 @@ fn measure_sandbox(core: &Core, sandbox: &Sandbox) -> Result<PodSandboxStats> {
     };
     Ok(PodSandboxStats {
         attributes: Some(PodSandboxAttributes {
-            id: record.id,
-            metadata: record.config.metadata,
-            labels: record.config.labels,
-            annotations: record.config.annotations,
+            id: record.id.clone(),
+            metadata: record.config.metadata.clone(),
+            labels: record.config.labels.clone(),
+            annotations: record.config.annotations.clone(),
         }),
         linux: Some(linux),
         windows: None,

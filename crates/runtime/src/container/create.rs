@@ -92,9 +92,9 @@ fn image_name(asked: &ImageSpec, image: &ImageRecord) -> String {
 fn existing(twin: &Container, asked: &Container) -> Result<String> {
     let (has, wants) = (twin.record(), asked.record());
     if has.phase == ContainerPhase::Created && has.config == wants.config {
-        return Ok(has.id);
+        return Ok(has.id.clone());
     }
-    let metadata = wants.config.metadata.unwrap_or_default();
+    let metadata = wants.config.metadata.clone().unwrap_or_default();
     Err(Error::AlreadyExists(format!(
         "the container {} (attempt {}) of the sandbox {} exists as {}; remove it or raise the attempt",
         metadata.name, metadata.attempt, has.sandbox, has.id
@@ -107,7 +107,7 @@ fn make(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()> {
     let directory = container.directory();
     make_dir(directory)?;
     let record = container.record();
-    record::save(directory, &record)?;
+    record::save(directory, &*record)?;
     core.config.crash.reached(CrashPoint::ContainerRecorded)?;
     let of_sandbox = sandbox.record();
     make_writable_layer(directory, &of_sandbox)?;

@@ -84,9 +84,9 @@ fn check(config: &PodSandboxConfig) -> Result<()> {
 fn existing(twin: &Sandbox, asked: &Sandbox) -> Result<String> {
     let (has, wants) = (twin.record(), asked.record());
     if has.phase == SandboxPhase::Ready && has.config == wants.config && has.handler == wants.handler {
-        return Ok(has.id);
+        return Ok(has.id.clone());
     }
-    let metadata = wants.config.metadata.unwrap_or_default();
+    let metadata = wants.config.metadata.clone().unwrap_or_default();
     Err(Error::AlreadyExists(format!(
         "the sandbox {}/{} (attempt {}) exists as {}; remove it or raise the attempt",
         metadata.namespace, metadata.name, metadata.attempt, has.id
@@ -122,7 +122,7 @@ async fn make(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wanted: Wanted) -> Resul
 
 fn start_shim(core: &Core, sandbox: &Sandbox, plan: &shim::protocol::SandboxPlan) -> Result<Arc<ShimClient>> {
     make_dir(sandbox.directory())?;
-    record::save(sandbox.directory(), &sandbox.record())?;
+    record::save(sandbox.directory(), &*sandbox.record())?;
     core.config.crash.reached(CrashPoint::SandboxRecorded)?;
     let place = core.shim_dir(&sandbox.id);
     let shim = core

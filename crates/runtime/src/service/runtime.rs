@@ -109,7 +109,7 @@ impl RuntimeService for RuntimeServer {
         let mut info = BTreeMap::new();
         if request.verbose {
             let pid = sandbox.shim().map(|shim| shim.pid());
-            let detail = serde_json::json!({ "pid": pid, "record": record, "addresses": record.addresses });
+            let detail = serde_json::json!({ "pid": pid, "record": *record, "addresses": record.addresses });
             info.insert("info".to_owned(), detail.to_string());
         }
         let containers = self.0.table.containers_of(&sandbox.id);
@@ -227,7 +227,7 @@ impl RuntimeService for RuntimeServer {
                 ContainerPhase::Running { pid, .. } => Some(pid),
                 _ => None,
             };
-            let detail = serde_json::json!({ "pid": pid, "sandboxID": record.sandbox, "record": record });
+            let detail = serde_json::json!({ "pid": pid, "sandboxID": record.sandbox, "record": *record });
             info.insert("info".to_owned(), detail.to_string());
         }
         let status = Some(container::status::status(&record, sandbox.as_deref()));
@@ -387,18 +387,16 @@ impl RuntimeServer {
     fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
         let mut filter = filter.unwrap_or_default();
         filter.id = self.sandbox_id(filter.id);
-        let records = self.0.table.sandboxes().into_iter().map(|sandbox| sandbox.record());
-        let wanted = records.filter(|record| sandbox::status::matches(record, &filter));
-        wanted.map(|record| sandbox::status::item(&record)).collect()
+        let wanted = self.0.table.sandboxes_where(|record| sandbox::status::matches(record, &filter));
+        wanted.iter().map(|sandbox| sandbox::status::item(&sandbox.record())).collect()
     }
 
     fn containers(&self, filter: Option<ContainerFilter>) -> Vec<Container> {
         let mut filter = filter.unwrap_or_default();
         filter.id = self.container_id(filter.id);
         filter.pod_sandbox_id = self.sandbox_id(filter.pod_sandbox_id);
-        let records = self.0.table.containers().into_iter().map(|container| container.record());
-        let wanted = records.filter(|record| container::status::matches(record, &filter));
-        wanted.map(|record| container::status::item(&record)).collect()
+        let wanted = self.0.table.containers_where(|record| container::status::matches(record, &filter));
+        wanted.iter().map(|container| container::status::item(&container.record())).collect()
     }
 
     fn running(&self, id: String) -> Outcome<Arc<crate::state::Container>> {
