@@ -2,12 +2,14 @@
 
 pub(crate) mod downward;
 pub(crate) mod expansion;
+pub(crate) mod file;
 
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, FileKeySelector, Pod};
 
 use crate::object::{MissingObject, Snapshot};
 use crate::quantity::Amounts;
 use downward::{DownwardError, PodAddresses};
+use file::{EnvFiles, ReadError, find_value};
 
 /// Where Pods reach the API: what `KUBERNETES_SERVICE_*` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(crate) struct EnvInput<'a> {
     pub(crate) objects: &'a Snapshot,
     pub(crate) api_service: &'a ApiService,
     pub(crate) allocatable: &'a Amounts,
+    /// The files that the container's variables refer to.
+    pub(crate) files: &'a EnvFiles,
 }
 
 /// The planned environment, and the keys that could not become variable names.
@@ -52,10 +56,10 @@ pub(crate) enum EnvError {
     MissingKey { key: String, kind: &'static str, object: String },
     #[error(transparent)]
     Downward(#[from] DownwardError),
-    #[error(
-        "variable {0}: `fileKeyRef` is not supported by this node; use `configMapKeyRef` or `secretKeyRef`"
-    )]
-    FileKey(String),
+    #[error("variable {variable}: {cause}")]
+    File { variable: String, cause: String },
+    #[error("environment variable key {key:?} not found in file {path:?} of the volume {volume:?}")]
+    MissingFileKey { key: String, path: String, volume: String },
 }
 
 impl Environment {
@@ -221,10 +225,34 @@ fn resolve_source(
         let value = value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
         return found_or(value, optional, &key.key, "Secret", object(&key.name));
     }
-    if source.file_key_ref.is_some() {
-        return Err(EnvError::FileKey(variable.to_owned()));
+    if let Some(reference) = &source.file_key_ref {
+        return resolve_file_key(input.files, variable, reference);
     }
     Ok(Some(String::new()))
+}
+
+/// The value that an env file gives the variable; `None` when it is optional and not there.
+fn resolve_file_key(
+    files: &EnvFiles,
+    variable: &str,
+    reference: &FileKeySelector,
+) -> Result<Option<String>, EnvError> {
+    let FileKeySelector { key, path, volume_name: volume, .. } = reference;
+    let failed = |cause: String| EnvError::File { variable: variable.to_owned(), cause };
+    let is_optional = reference.optional == Some(true);
+    let text = match files.get(&(volume.clone(), path.clone())) {
+        Some(Ok(text)) => text,
+        Some(Err(ReadError::Absent(_))) if is_optional => return Ok(None),
+        Some(Err(error)) => return Err(failed(error.to_string())),
+        None => return Err(failed(ReadError::NoVolume(volume.clone()).to_string())),
+    };
+    let found =
+        find_value(text, key).map_err(|error| failed(format!("couldn't parse env file: {path}: {error}")))?;
+    if found.is_none() && !is_optional {
+        let (key, path, volume) = (key.clone(), path.clone(), volume.clone());
+        return Err(EnvError::MissingFileKey { key, path, volume });
+    }
+    Ok(found)
 }
 
 fn found_or(

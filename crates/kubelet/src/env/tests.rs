@@ -18,6 +18,10 @@ fn objects() -> Snapshot {
 }
 
 fn plan(container: serde_json::Value) -> Result<Environment, EnvError> {
+    plan_with(container, &EnvFiles::new())
+}
+
+fn plan_with(container: serde_json::Value, files: &EnvFiles) -> Result<Environment, EnvError> {
     let pod: Pod = serde_json::from_value(
         json!({"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": [container]}}),
     )
@@ -28,6 +32,7 @@ fn plan(container: serde_json::Value) -> Result<Environment, EnvError> {
         objects: &objects(),
         api_service: &ApiService { host: "10.96.0.1".into(), port: 443 },
         allocatable: &Amounts::new(),
+        files,
     };
     plan_environment(input, &pod.spec.as_ref().unwrap().containers[0])
 }
@@ -76,6 +81,37 @@ fn a_missing_object_or_key_is_told_in_upstreams_words() {
     assert_eq!(key("secretKeyRef", "none"), "secret \"none\" not found");
     assert_eq!(key("configMapKeyRef", "cm"), "couldn't find key nope in ConfigMap default/cm");
     assert_eq!(key("secretKeyRef", "secret"), "couldn't find key nope in Secret default/secret");
+}
+
+#[test]
+fn a_variable_comes_from_a_file_that_another_container_wrote() {
+    let key = |key: &str, optional: bool| {
+        let source = json!({"volumeName": "v", "path": "vars.env", "key": key, "optional": optional});
+        json!({"name": "c", "env": [{"name": "A", "valueFrom": {"fileKeyRef": source}},
+            {"name": "B", "value": "<$(A)>"}]})
+    };
+    let read = |outcome| EnvFiles::from([(("v".to_owned(), "vars.env".to_owned()), outcome)]);
+    let good = read(Ok("HOST='db $(B)'\n".to_owned()));
+    let environment = plan_with(key("HOST", false), &good).unwrap();
+    assert_eq!((environment.get("A"), environment.get("B")), (Some("db $(B)"), Some("<db $(B)>")));
+    let text = |container, files: &EnvFiles| plan_with(container, files).unwrap_err().to_string();
+    assert_eq!(
+        text(key("PORT", false), &good),
+        "environment variable key \"PORT\" not found in file \"vars.env\" of the volume \"v\""
+    );
+    let absent = read(Err(ReadError::Absent("vars.env".into())));
+    assert!(text(key("HOST", false), &absent).starts_with("variable A: couldn't parse env file: vars.env"));
+    for files in [&good, &absent] {
+        assert_eq!(plan_with(key("PORT", true), files).unwrap().get("A"), None);
+    }
+    assert_eq!(
+        text(key("HOST", true), &read(Ok("HOST=db".to_owned()))),
+        "variable A: couldn't parse env file: vars.env: invalid environment variable format at line 1: value must be enclosed in single quotes"
+    );
+    assert_eq!(
+        text(key("HOST", true), &EnvFiles::new()),
+        "variable A: cannot find the volume \"v\" referenced by FileKeyRef"
+    );
 }
 
 #[test]

@@ -13,6 +13,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::node::until;
+
 type Answer<T> = Result<Response<T>, Status>;
 type Events = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResponse, Status>> + Send>>;
 
@@ -124,6 +126,23 @@ impl Script {
         self.tell(&id);
     }
 
+    /// All runs of a container that the books still have, the oldest first.
+    pub(crate) fn runs(&self, name: &str) -> Vec<Container> {
+        let books = self.books();
+        books.containers.values().filter(|container| name_of(container) == name).cloned().collect()
+    }
+
+    /// Waits until a container was started for the `count`th time, and returns that run.
+    pub(crate) async fn wait_for_run(&self, name: &str, count: usize) -> Container {
+        let is_running =
+            |run: &Container| run.state != v1::ContainerState::ContainerCreated && run.started_at > 0;
+        until(&format!("{name} runs for the {count}. time"), async || {
+            self.runs(name).get(count - 1).is_some_and(is_running)
+        })
+        .await;
+        self.runs(name).swap_remove(count - 1)
+    }
+
     /// The sandbox and all in it die, as when their supervisor is killed.
     pub(crate) fn lose_sandbox(&self) {
         let mut ids = Vec::new();
@@ -201,6 +220,12 @@ impl Sandbox {
 }
 
 impl Container {
+    /// The value of a variable.
+    pub(crate) fn env(&self, name: &str) -> Option<String> {
+        let found = self.config.envs.iter().find(|env| env.key == name);
+        found.map(|env| String::from_utf8(env.value.clone()).unwrap())
+    }
+
     fn status(&self) -> v1::ContainerStatus {
         let reason = match (self.state, self.exit_code) {
             (v1::ContainerState::ContainerExited, 0) => "Completed",

@@ -71,3 +71,39 @@ async fn labels_that_change_show_in_a_downward_volume() {
     until("the new label shows", async || std::fs::read_to_string(&file).unwrap() == "new=\"label\"").await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_come_from_the_file_that_an_init_container_wrote() {
+    let node = Node::start().await;
+    let from = |key: &str, optional: bool| json!({"fileKeyRef": {"volumeName": "v", "path": "vars.env", "key": key, "optional": optional}});
+    let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+    let pod = node
+        .create(
+            "p",
+            json!({"hostUsers": false, "volumes": [{"name": "v", "emptyDir": {}}],
+            "initContainers": [{"name": "setup", "image": "i", "volumeMounts": mounts}],
+            "containers": [{"name": "main", "image": "i", "env": [
+                {"name": "HOST", "valueFrom": from("HOST", false)},
+                {"name": "MAYBE", "valueFrom": from("MAYBE", true)}]}]}),
+        )
+        .await;
+    let file = node.pod_dir(&pod).join("volumes/kubernetes.io~empty-dir/v/vars.env");
+    node.script.wait_for_run("setup", 1).await;
+    std::fs::write(&file, "# made by setup\nHOST='one'\n").unwrap();
+    node.script.exit("setup", 0);
+    let first = node.script.wait_for_run("main", 1).await;
+    assert_eq!((first.env("HOST").as_deref(), first.env("MAYBE")), (Some("one"), None));
+    std::fs::write(&file, "HOST='two'\nMAYBE='yes'\n").unwrap();
+    node.script.exit("main", 1);
+    let next = node.script.wait_for_run("main", 2).await;
+    assert_eq!((next.env("HOST").as_deref(), next.env("MAYBE").as_deref()), (Some("two"), Some("yes")));
+    std::fs::remove_file(&file).unwrap();
+    let broken =
+        json!({"name": "late", "image": "i", "env": [{"name": "HOST", "valueFrom": from("HOST", false)}]});
+    let patch = Patch::Strategic(json!({"spec": {"ephemeralContainers": [broken]}}));
+    node.pods().patch_ephemeral_containers("p", &PatchParams::default(), &patch).await.unwrap();
+    let event = node.wait_for_event("p", "Failed").await;
+    let told = "Error: variable HOST: couldn't parse env file: vars.env does not exist in the volume; let an init container write it, or set `optional: true`";
+    assert_eq!(event.message.as_deref(), Some(told));
+    node.stop().await;
+}

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use super::prepare::make_directory;
 use super::{OwnFiles, Prepared, Worker, blocking};
 use crate::env::downward::PodAddresses;
+use crate::env::file::read_files;
 use crate::env::{EnvInput, Environment, plan_environment};
 use crate::event::Kind;
 use crate::fault::CrashPoint;
@@ -365,12 +366,17 @@ impl PlanRequest {
     fn environment(&self) -> Result<Environment, String> {
         let addresses =
             PodAddresses { pod_ips: self.pod_ips.clone(), host_ips: self.shared.host_ips.clone() };
+        let root_of = |name: &str| {
+            let volume = self.prepared.volumes.iter().find(|volume| volume.name == name)?;
+            Some(volume.host_path.clone()).filter(|_| volume.image.is_none())
+        };
         let input = EnvInput {
             pod: &self.pod,
             addresses: &addresses,
             objects: &self.prepared.objects,
             api_service: &self.shared.api_service,
             allocatable: &self.shared.allocatable,
+            files: &read_files(&self.container, root_of),
         };
         plan_environment(input, &self.container).map_err(|error| error.to_string())
     }
