@@ -15,6 +15,7 @@ pub(crate) mod publish;
 pub(crate) mod resize;
 pub(crate) mod resource;
 pub(crate) mod restart;
+pub(crate) mod restart_all;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod status;

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 
 use super::backoff::{Backoff, Verdict};
 use super::ephemeral::{as_container, ephemeral_containers};
 use super::observed::{ContainerRecord, Observed, Sandbox, Stage};
-use super::restart::{RestartPolicy, is_sidecar, must_start};
+use super::restart::{RestartPolicy, is_sidecar, must_start, restarts_after};
+use super::restart_all::{RestartAll, plan_restart_all};
 use crate::probe::Results;
 
 /// Key of a container's `CrashLoopBackOff`: a changed image starts with a clean record.
@@ -26,6 +27,8 @@ pub(crate) struct CrashKey {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlanInput<'a> {
     pub(crate) pod: &'a Pod,
+    /// Its status as the node agent knows it.
+    pub(crate) status: &'a PodStatus,
     pub(crate) observed: &'a Observed,
     pub(crate) crashes: &'a Backoff<CrashKey>,
     /// Containers whose last start failed for another reason; not tried before these times.
@@ -39,6 +42,8 @@ pub(crate) struct PlanInput<'a> {
 pub(crate) struct Plan {
     /// What to do about the sandbox, before anything else.
     pub(crate) sandbox: SandboxPlan,
+    /// The next step of a restart of all containers; nothing else is done then.
+    pub(crate) restart_all: Option<RestartAll>,
     /// Containers to stop.
     pub(crate) kill: Vec<Kill>,
     /// Containers to create and start, in order.
@@ -113,6 +118,9 @@ pub(crate) fn crash_key(container: &Container) -> CrashKey {
 /// Plans the next pass for a Pod that is meant to run.
 pub(crate) fn plan_pod(input: PlanInput<'_>) -> Plan {
     let Some(spec) = &input.pod.spec else { return Plan { is_over: true, ..Plan::default() } };
+    if let Some(restart) = plan_restart_all(input, spec) {
+        return Plan { restart_all: Some(restart), ..Plan::default() };
+    }
     match usable_sandbox(input.pod, spec, input.observed) {
         Ok(sandbox) => plan_containers(input, spec, sandbox),
         Err(replacement) => plan_sandbox(input, spec, replacement),
@@ -273,7 +281,7 @@ fn plan_init(input: PlanInput<'_>, spec: &PodSpec, sandbox: &Sandbox, plan: &mut
         }
         let failed = record.as_ref().filter(|record| record.stage == Stage::Exited);
         let policy = RestartPolicy::of_init(input.pod, container);
-        if failed.is_some_and(|record| !policy.restarts_after(record.exit_code)) {
+        if failed.is_some_and(|record| !restarts_after(policy, container, record.exit_code)) {
             return InitProgress::Failed;
         }
         plan_start(input, container, Role::Init, record.as_ref(), plan);

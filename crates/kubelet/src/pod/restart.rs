@@ -6,6 +6,11 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::observed::{ContainerRecord, Stage};
 
+/// The action of a rule that restarts the container that ended.
+const RESTART: &str = "Restart";
+/// The action of a rule that restarts all containers of the Pod (KEP-5532).
+pub(crate) const RESTART_ALL: &str = "RestartAllContainers";
+
 /// A restart policy, of a Pod or of one container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RestartPolicy {
@@ -67,24 +72,29 @@ pub(crate) fn must_start(pod: &Pod, container: &Container, record: Option<&Conta
     match record.stage {
         Stage::Running => false,
         Stage::Created | Stage::Unknown => true,
-        Stage::Exited => {
-            rule_says_restart(container, record.exit_code)
-                || RestartPolicy::of(pod, container).restarts_after(record.exit_code)
-        }
+        Stage::Exited => restarts_after(RestartPolicy::of(pod, container), container, record.exit_code),
     }
 }
 
-/// A rule `restartPolicyRules[].exitCodes` with action `Restart` that matches.
-fn rule_says_restart(container: &Container, exit_code: i32) -> bool {
-    container.restart_policy_rules.iter().flatten().any(|rule| {
-        let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else { return false };
+/// Is a container that ended with `exit_code` started again, by its rules or else by `policy`?
+pub(crate) fn restarts_after(policy: RestartPolicy, container: &Container, exit_code: i32) -> bool {
+    let action = matching_action(container, exit_code);
+    action.is_some_and(|action| matches!(action, RESTART | RESTART_ALL)) || policy.restarts_after(exit_code)
+}
+
+/// The action of the first rule in `restartPolicyRules` that matches the exit code.
+pub(crate) fn matching_action(container: &Container, exit_code: i32) -> Option<&str> {
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    let matching = rules.find(|rule| {
+        let Some(codes) = &rule.exit_codes else { return false };
         let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
         match codes.operator.as_str() {
             "In" => listed,
             "NotIn" => !listed,
             _ => false,
         }
-    })
+    });
+    matching.map(|rule| rule.action.as_str())
 }
 
 #[cfg(test)]

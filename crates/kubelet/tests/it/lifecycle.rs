@@ -201,3 +201,72 @@ async fn a_pod_past_its_deadline_fails() {
     until("it is stopped", async || node.script.books().sandboxes.is_empty()).await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_restarts_all_containers_in_their_place() {
+    let mut node = Node::start().await;
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "volumes": [{"name": "v", "emptyDir": {}}],
+        "initContainers": [{"name": "setup", "image": "i"}],
+        "containers": [{"name": "main", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            "lifecycle": {"preStop": {"exec": {"command": ["never"]}}}},
+            {"name": "watch", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    let pod = node.create("p", spec).await;
+    node.script.wait_for_run("setup", 1).await;
+    node.script.exit("setup", 0);
+    let before = node.wait_for_phase("p", "Running").await;
+    let kept = node.pod_dir(&pod).join("volumes/kubernetes.io~empty-dir/v/kept");
+    std::fs::write(&kept, "").unwrap();
+    node.script.exit("watch", 42);
+    let condition = |status: &k8s_openapi::api::core::v1::PodStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|found| found.type_ == "AllContainersRestarting").cloned()
+    };
+    // The init container runs again, alone; the others' records are gone and their ends are told.
+    until("setup runs again", async || {
+        node.status("p").await.init_container_statuses.is_some_and(|list| list[0].restart_count == 1)
+    })
+    .await;
+    let between = node.wait_for_phase("p", "Pending").await;
+    assert_eq!(condition(&between).unwrap().status, "False");
+    assert_eq!(node.script.runs("main").len(), 0);
+    let ends: Vec<i32> = between
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|status| status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code)
+        .collect();
+    assert_eq!(ends, [143, 42], "main was killed, watch ended by itself");
+    assert!(node.script.books().calls.contains(&"stop_container 0".to_owned()));
+    assert_eq!(node.script.count("exec never"), 0, "no hook runs");
+    // A node agent that dies now goes on from here.
+    node.stop_kubelet().await;
+    node.start_kubelet().await;
+    node.script.exit("setup", 0);
+    let after = node.wait_for_phase("p", "Running").await;
+    let counts: Vec<i32> =
+        after.container_statuses.iter().flatten().map(|status| status.restart_count).collect();
+    assert_eq!(counts, [1, 1]);
+    assert_eq!((&after.pod_ip, node.script.count("run_pod_sandbox")), (&before.pod_ip, 1));
+    assert!(kept.exists(), "volumes stay");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_all_containers_is_completed_after_the_node_agent_died_in_it() {
+    let mut node = Node::start().await;
+    let rules =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": "i"},
+        {"name": "watch", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    node.create("p", spec).await;
+    node.wait_for_phase("p", "Running").await;
+    node.script.fail_next("remove_container", "the disk is slow");
+    node.script.exit("watch", 1);
+    node.wait_for_event("p", "FailedSync").await;
+    node.stop_kubelet().await;
+    node.start_kubelet().await;
+    let status = node.wait_for("p", "running again", |status| restarts(status) == 1).await;
+    assert!(status.container_statuses.unwrap().iter().all(|status| status.restart_count == 1));
+    node.stop().await;
+}

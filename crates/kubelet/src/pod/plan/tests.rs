@@ -17,6 +17,7 @@ fn plan(pod: &Pod, sandboxes: Vec<Sandbox>, containers: Vec<ContainerRecord>) ->
     let observed = Observed::new(sandboxes, containers);
     plan_pod(PlanInput {
         pod,
+        status: &PodStatus::default(),
         observed: &observed,
         crashes: &Backoff::default(),
         held: &BTreeMap::new(),
@@ -185,6 +186,7 @@ fn a_crashing_container_waits() {
     let plan = |now| {
         plan_pod(PlanInput {
             pod: &pod,
+            status: &PodStatus::default(),
             observed: &observed,
             crashes: &crashes,
             held: &held,
@@ -207,6 +209,7 @@ fn a_container_that_its_probes_have_given_up_is_stopped() {
     let held = BTreeMap::new();
     let input = PlanInput {
         pod: &pod,
+        status: &PodStatus::default(),
         observed: &observed,
         crashes: &Backoff::default(),
         held: &held,
@@ -228,6 +231,7 @@ fn the_next_init_container_waits_until_a_sidecar_has_started() {
     let plan = |probes: &Results| {
         plan_pod(PlanInput {
             pod: &pod,
+            status: &PodStatus::default(),
             observed: &observed,
             crashes: &crashes,
             held: &held,

@@ -7,6 +7,7 @@ use super::container::ContainerStatuses;
 use super::phase::Phase;
 use crate::clock::api_time;
 use crate::fence::{CONDITION, Fence};
+use crate::pod::restart_all;
 
 const READY_TO_START: &str = "PodReadyToStartContainers";
 const INITIALIZED: &str = "Initialized";
@@ -26,8 +27,16 @@ const OURS: &str = "kakoi.dev/";
 
 /// Whether the node agent writes this condition; others' are only kept.
 pub(crate) fn is_own(condition: &PodCondition) -> bool {
-    const OWN: [&str; 7] =
-        [READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED, RESIZE_PENDING, RESIZE_IN_PROGRESS];
+    const OWN: [&str; 8] = [
+        READY_TO_START,
+        INITIALIZED,
+        READY,
+        CONTAINERS_READY,
+        SCHEDULED,
+        RESIZE_PENDING,
+        RESIZE_IN_PROGRESS,
+        restart_all::CONDITION,
+    ];
     let type_ = condition.type_.as_str();
     OWN.contains(&type_)
         || type_.starts_with(OURS)
@@ -66,6 +75,7 @@ pub(crate) fn plan_conditions(
         containers_ready,
         Claim::holds(SCHEDULED),
     ];
+    claims.extend(restarting(input, phase));
     claims.extend(input.fence.map(user_namespace));
     claims.extend(resize(input));
     claims.extend(disruption(input));
@@ -101,6 +111,24 @@ fn with_times(input: StatusInput<'_>, claim: &Claim<'_>) -> PodCondition {
 fn user_namespace(fence: &Fence) -> Claim<'_> {
     let message = Some(fence.message.clone());
     Claim { type_: CONDITION, holds: fence.is_own, reason: Some(&fence.reason), message }
+}
+
+/// Whether all containers are being restarted; absent of a Pod that no rule can restart so.
+fn restarting(input: StatusInput<'_>, phase: Phase) -> Option<Claim<'static>> {
+    input.pod.spec.as_ref().filter(|spec| restart_all::could_restart_all(spec))?;
+    let fails = |reason| Claim { holds: false, reason, message: None, type_: restart_all::CONDITION };
+    Some(match phase {
+        Phase::Succeeded => fails(Some("PodCompleted")),
+        Phase::Failed => fails(Some("PodFailed")),
+        Phase::Pending | Phase::Running
+            if restart_all::is_restarting(input.pod, input.observed, input.previous) =>
+        {
+            let message = Some("container exited with restart policy rule".to_owned());
+            let reason = Some("RestartAllContainersStarted");
+            Claim { reason, message, ..Claim::holds(restart_all::CONDITION) }
+        }
+        Phase::Pending | Phase::Running => fails(None),
+    })
 }
 
 /// Conditions of a resize that waits or goes on; absent without one.

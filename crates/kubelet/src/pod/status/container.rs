@@ -10,6 +10,7 @@ use crate::clock::api_time;
 use crate::pod::ephemeral::{as_container, ephemeral_containers};
 use crate::pod::observed::{ContainerRecord, Stage};
 use crate::pod::restart::{is_sidecar, must_start};
+use crate::pod::restart_all;
 
 /// Exit code of a container whose real one nobody knows.
 const UNKNOWN_EXIT_CODE: i32 = 137;
@@ -238,7 +239,17 @@ fn without_record(
     let was_terminated = state_before.is_some_and(|state| state.terminated.is_some());
     let was_running = state_before.is_some_and(|state| state.running.is_some());
     let ends = input.has_ended || is_deleted(input.pod);
+    let starts_again = !ends && list != List::Ephemeral && !was_running && could_restart_all(input.pod);
     match before {
+        // Its record was removed so that it begins anew with the others: how it ended is kept.
+        Some(before) if starts_again && before.container_id.is_some() => {
+            let last = before.state.clone().filter(|_| was_terminated);
+            ContainerStatus {
+                state: fresh.state,
+                last_state: last.or_else(|| before.last_state.clone()),
+                ..before.clone()
+            }
+        }
         Some(before) if was_terminated && (ends || list != List::Main) => before.clone(),
         Some(before) if was_running && ends => {
             let text = "The container could not be located when the pod was deleted.  The container used to be Running";
@@ -270,6 +281,10 @@ fn has_initialized(input: StatusInput<'_>) -> bool {
             Stage::Exited => record.exit_code == 0,
             _ => is_sidecar(last),
         })
+}
+
+fn could_restart_all(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(restart_all::could_restart_all)
 }
 
 fn is_deleted(pod: &Pod) -> bool {

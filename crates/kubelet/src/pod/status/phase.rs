@@ -1,10 +1,11 @@
 //! The phase: one word for where a Pod stands. Source: "Pod Lifecycle" page and upstream's `getPhase`.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 
 use super::StatusInput;
 use super::container::ContainerStatuses;
-use crate::pod::restart::{RestartPolicy, is_sidecar};
+use crate::pod::restart::{RestartPolicy, is_sidecar, restarts_after};
+use crate::pod::restart_all::{could_restart_all, is_restarting};
 
 /// A Pod's phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ fn standing(pod: &Pod, container: &Container, status: Option<&ContainerStatus>) 
     let ended = state.and_then(|state| state.terminated.as_ref()).or(last);
     ended.map_or(Standing::Waiting, |ended| Standing::Stopped {
         exit_code: ended.exit_code,
-        restarts: RestartPolicy::of(pod, container).restarts_after(ended.exit_code),
+        restarts: restarts_after(RestartPolicy::of(pod, container), container, ended.exit_code),
     })
 }
 
@@ -71,6 +72,10 @@ pub(crate) fn plan_phase(input: StatusInput<'_>, statuses: &ContainerStatuses) -
         return terminal;
     }
     let Some(spec) = &input.pod.spec else { return Phase::Pending };
+    // All containers begin again (KEP-5532): those that have not yet done so have not ended for good.
+    if !input.has_ended && could_restart_all(spec) && begins_again(input, spec) {
+        return Phase::Pending;
+    }
     let (pending, failed) =
         init_counts(input.pod, spec.init_containers.as_deref().unwrap_or_default(), statuses);
     if failed && (input.has_ended || RestartPolicy::of_pod(input.pod) == RestartPolicy::Never) {
@@ -89,6 +94,12 @@ pub(crate) fn plan_phase(input: StatusInput<'_>, statuses: &ContainerStatuses) -
         return Phase::Pending;
     }
     phase_of_started(&standings)
+}
+
+/// All containers are being restarted, or have been and not all run yet.
+fn begins_again(input: StatusInput<'_>, spec: &PodSpec) -> bool {
+    let is_absent = |container: &Container| input.observed.latest(&container.name).is_none();
+    is_restarting(input.pod, input.observed, input.previous) || spec.containers.iter().any(is_absent)
 }
 
 /// All containers have begun at least once.
@@ -114,6 +125,7 @@ fn init_counts(pod: &Pod, containers: &[Container], statuses: &ContainerStatuses
         match standing(pod, container, status) {
             Standing::Waiting | Standing::Running => counts.0 = true,
             Standing::Stopped { exit_code: 0, .. } => {}
+            Standing::Stopped { restarts: true, .. } => counts.0 = true,
             Standing::Stopped { .. } => counts.1 = true,
         }
     }

@@ -265,3 +265,13 @@ fn a_container_is_ready_when_its_probes_say_so() {
     case.probes.set("a-0", crate::probe::Kind::Readiness, true);
     assert_eq!(shown(&case), (Some(true), true, "True".into()));
 }
+
+#[test]
+fn a_container_that_a_rule_restarts_is_not_the_pods_end() {
+    let mut case = Case::new("Never", &[], &["a"]).with(vec![container("a", 0, Stage::Exited, 42)]);
+    assert_eq!(case.status().phase.as_deref(), Some("Failed"));
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let container = &mut case.pod.spec.as_mut().unwrap().containers[0];
+    container.restart_policy_rules = serde_json::from_value(rules).unwrap();
+    assert_eq!(case.status().phase.as_deref(), Some("Running"));
+}

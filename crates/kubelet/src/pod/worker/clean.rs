@@ -14,6 +14,7 @@ use crate::object::cache::PodObjects;
 use crate::pod::ephemeral::find;
 use crate::pod::label;
 use crate::pod::observed::{ContainerRecord, Observed, Stage as Run};
+use crate::runtime::CriError;
 use crate::runtime::observe::forget;
 use crate::volume::mount::{remove_tree, unmount_below};
 
@@ -124,21 +125,9 @@ impl Worker {
                 kept.push(record.sandbox_id.as_str());
                 continue;
             }
-            if let Err(error) = self.shared.cri.remove_container(&record.id).await {
+            if let Err(error) = self.remove_record(pod, record).await {
                 tracing::debug!(container = record.id, %error, "old record not removed");
-                continue;
             }
-            forget(&self.shared.ended, &record.id);
-            let directory = self.shared.places.pod_logs(pod).join(&record.name);
-            let (count, message) = (
-                record.restart_count,
-                self.shared.places.of(&self.uid).termination_message(&record.name, record.restart_count),
-            );
-            let _ = blocking(move || {
-                let _ = std::fs::remove_file(message);
-                crate::logs::remove_run(&directory, count);
-            })
-            .await;
         }
         for sandbox in observed.sandboxes.iter().skip(1) {
             if !sandbox.is_ready && !kept.contains(&sandbox.id.as_str()) {
@@ -146,6 +135,23 @@ impl Worker {
                 let _ = self.shared.cri.remove_pod_sandbox(&sandbox.id).await;
             }
         }
+    }
+
+    /// Removes a run of a container from the runtime, with its log and its termination message.
+    pub(super) async fn remove_record(&self, pod: &Pod, record: &ContainerRecord) -> Result<(), CriError> {
+        self.shared.cri.remove_container(&record.id).await?;
+        forget(&self.shared.ended, &record.id);
+        let directory = self.shared.places.pod_logs(pod).join(&record.name);
+        let count = record.restart_count;
+        let message = self.shared.places.of(&self.uid).termination_message(&record.name, count);
+        let removed = blocking(move || {
+            let _ = std::fs::remove_file(message);
+            crate::logs::remove_run(&directory, count);
+        });
+        if let Err(error) = removed.await {
+            tracing::debug!(container = record.id, %error, "the log of an old run is left");
+        }
+        Ok(())
     }
 
     /// Adds the termination messages that containers wrote (or the ends of their logs) to their records.

@@ -12,8 +12,9 @@ use crate::event::Kind;
 use crate::fault::CrashPoint;
 use crate::pod::ephemeral::find;
 use crate::pod::observed::{ContainerRecord, Observed};
-use crate::pod::plan::Kill;
+use crate::pod::plan::{Kill, crash_key};
 use crate::pod::restart::is_sidecar;
+use crate::pod::restart_all::RestartAll;
 use crate::runtime::CriError;
 
 impl Worker {
@@ -84,6 +85,49 @@ impl Worker {
         if let Err(error) = self.stop(&desired.pod, observed, (&kill.name, &kill.id), desired.grace()).await {
             tracing::warn!(pod = %self.uid, container = kill.name, %error, "container not stopped; it is tried again");
         }
+    }
+
+    /// Takes a step of a restart of all containers.
+    pub(super) async fn restart_all(&mut self, pod: &Pod, observed: &Observed, step: &RestartAll) -> Next {
+        let done = match step {
+            RestartAll::Wait(delayed) => {
+                return Next::Wait(self.next_wake(pod, std::slice::from_ref(delayed)));
+            }
+            RestartAll::Kill(kills) => self.kill_at_once(pod, kills).await,
+            RestartAll::Clear { records, ended } => {
+                let now = self.shared.clock.now();
+                for (name, ended_at) in ended {
+                    let Some(container) = find(pod, name) else { continue };
+                    self.crashes.lengthen(&crash_key(&container), *ended_at, now);
+                }
+                self.clear(pod, observed, records).await
+            }
+        };
+        match done {
+            Ok(()) => Next::Again,
+            Err(error) => {
+                let text = format!("error restarting all containers: {error}");
+                self.shared.events.pod(pod, Kind::Warning, "FailedSync", text);
+                self.retry()
+            }
+        }
+    }
+
+    async fn kill_at_once(&self, pod: &Pod, kills: &[Kill]) -> Result<(), CriError> {
+        let stops = kills.iter().map(|kill| {
+            self.tell_container(pod, &kill.name, Kind::Normal, "Killing", kill.message.clone());
+            self.shared.cri.stop_container(&kill.id, Duration::ZERO)
+        });
+        join_all(stops).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    async fn clear(&mut self, pod: &Pod, observed: &Observed, ids: &[String]) -> Result<(), CriError> {
+        for id in ids {
+            let Some(record) = observed.containers.iter().find(|record| record.id == *id) else { continue };
+            self.remove_record(pod, record).await?;
+            self.waiting.remove(&record.name);
+        }
+        Ok(())
     }
 
     /// Deletes the API's object, now that the Pod's end is complete and known.

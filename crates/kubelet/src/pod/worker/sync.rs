@@ -9,6 +9,7 @@ use super::{Desired, Next, Worker};
 use crate::event::Kind;
 use crate::pod::observed::Observed;
 use crate::pod::plan::{Delayed, Plan, PlanInput, SandboxPlan, plan_pod};
+use crate::pod::restart_all::RestartAll;
 use crate::pod::security::{describe_pod, forbidden_sysctl};
 use crate::pod::status::{Failure, Waiting};
 
@@ -29,8 +30,15 @@ impl Worker {
             return Next::Again;
         }
         let probes = self.prober.results();
-        let input =
-            PlanInput { pod, observed, crashes: &self.crashes, held: &self.held, probes: &probes, now };
+        let input = PlanInput {
+            pod,
+            status: &self.status,
+            observed,
+            crashes: &self.crashes,
+            held: &self.held,
+            probes: &probes,
+            now,
+        };
         let plan = tracing::debug_span!(target: "path", "kubelet: plan").in_scope(|| plan_pod(input));
         self.note_delays(pod, &plan);
         if plan.is_over {
@@ -39,6 +47,9 @@ impl Worker {
             return Next::Again;
         }
         self.publish(pod, observed);
+        if let Some(restart) = &plan.restart_all {
+            return self.restart_all(pod, observed, restart).await;
+        }
         let acts = plan.sandbox != SandboxPlan::Keep || !plan.start.is_empty();
         if (acts && !self.is_fresh) || self.must_refresh(now) {
             let step = tracing::debug_span!(target: "path", "kubelet: prepare", pod = %self.uid);
@@ -93,7 +104,7 @@ impl Worker {
     }
 
     /// The earliest of all waits: delayed and held containers, a token to renew, the Pod's deadline.
-    fn next_wake(&self, pod: &Pod, delayed: &[Delayed]) -> Option<Timestamp> {
+    pub(super) fn next_wake(&self, pod: &Pod, delayed: &[Delayed]) -> Option<Timestamp> {
         let delayed = delayed.iter().map(|delayed| delayed.until);
         let times = delayed.chain(self.held.values().copied()).chain(self.tokens.next_renewal());
         let resize =
@@ -127,7 +138,10 @@ impl Worker {
 
     /// Shows each `CrashLoopBackOff` and tells of it once for each wait.
     fn note_delays(&mut self, pod: &Pod, plan: &Plan) {
-        for delayed in plan.delayed.iter().filter(|delayed| !self.held.contains_key(&delayed.name)) {
+        let restart = plan.restart_all.as_ref().and_then(RestartAll::delayed);
+        for delayed in
+            plan.delayed.iter().chain(&restart).filter(|delayed| !self.held.contains_key(&delayed.name))
+        {
             let name = &delayed.name;
             let described = describe_pod(pod);
             let wait = go_duration(delayed.wait);
