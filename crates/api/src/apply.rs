@@ -4,6 +4,7 @@
 //! Refused is what cannot be merged item by item: two items for one place, or an item without its keys.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -36,7 +37,8 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 const ANNOTATIONS: usize = 256 * 1024;
 
 /// Nobody owns these: they are the object's identity, or the server's own.
-const UNOWNED: &[&[&str]] = &[
+static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of(UNOWNED_PATHS));
+const UNOWNED_PATHS: &[&[&str]] = &[
     &["apiVersion"],
     &["kind"],
     &["metadata"],
@@ -167,7 +169,7 @@ pub fn update(writer: Writer<'_>, live: &Value, new: &Value, managers: Managers)
         return managers;
     }
     let mut updated = managers.clone();
-    if writer.update_fields(&bare(live), &bare(new), &mut updated).is_err() {
+    if writer.update_fields(live, new, &mut updated).is_err() {
         return managers;
     }
     updated.cap();
@@ -258,15 +260,16 @@ impl Writer<'_> {
         Some(own::compare(Shape::of_type(root), &old, &new))
     }
 
-    /// Takes from the other managers what changed or went, and says what they lost against their will.
+    /// Takes from the other managers what changed or went, and says what they lost against their will. `own` is the
+    /// difference in the terms of this writer's version.
     fn take_from_others(
         &self,
-        old: &Value,
-        new: &Value,
+        (old, new): (&Value, &Value),
+        own: Comparison,
         managers: &mut Managers,
         spared: Option<&Manager>,
     ) -> Result<Vec<(Manager, FieldSet)>, String> {
-        let mut compared: Vec<(String, Comparison)> = Vec::new();
+        let mut compared = vec![(self.expected.api_version(), own)];
         let mut lost = Vec::new();
         let mut kept = Vec::new();
         for mut entry in std::mem::take(&mut managers.entries) {
@@ -297,10 +300,11 @@ impl Writer<'_> {
     }
 
     fn update_fields(&self, live: &Value, new: &Value, managers: &mut Managers) -> Result<(), String> {
-        let changed = own::compare(self.shape(), live, new)?.without(self.ignored).changed();
+        // The managers themselves are compared too, and are nobody's.
+        let comparison = self.own_comparison(live, new)?;
+        let taken = comparison.changed().difference(&UNOWNED);
         let before = managers.get(self.manager).cloned();
-        self.take_from_others(live, new, managers, None)?;
-        let taken = changed.difference(&FieldSet::of(UNOWNED));
+        self.take_from_others((live, new), comparison, managers, None)?;
         if taken.is_empty() {
             return Ok(());
         }
@@ -311,6 +315,10 @@ impl Writer<'_> {
         };
         managers.put(self.entry(fields, time));
         Ok(())
+    }
+
+    fn own_comparison(&self, old: &Value, new: &Value) -> Result<Comparison, String> {
+        Ok(own::compare(self.shape(), old, new)?.without(self.ignored))
     }
 
     fn entry(&self, fields: FieldSet, time: Option<Timestamp>) -> Entry {
@@ -332,8 +340,10 @@ impl Writer<'_> {
         let last = managers.get(self.manager).cloned();
         managers.put(self.entry(fields.clone(), None));
         let object = self.prune(merged, &managers, last.as_ref()).map_err(misfit)?;
-        let taken =
-            self.take_from_others(live, &object, &mut managers, Some(self.manager)).map_err(misfit)?;
+        let comparison = self.own_comparison(live, &object).map_err(misfit)?;
+        let taken = self
+            .take_from_others((live, &object), comparison, &mut managers, Some(self.manager))
+            .map_err(misfit)?;
         if !force && !taken.is_empty() {
             return Err(ApplyError::Conflict(conflicts(taken)));
         }
@@ -342,7 +352,7 @@ impl Writer<'_> {
             _ => Some(self.now),
         };
         managers.entries.retain(|entry| entry.manager != *self.manager);
-        managers.put(self.entry(fields.difference(&FieldSet::of(UNOWNED)), time));
+        managers.put(self.entry(fields.difference(&UNOWNED), time));
         Ok(Applied { object, managers })
     }
 

@@ -8,7 +8,7 @@ use api::kind::{self, Kind};
 use api::schema::Type;
 use api::status::Status;
 use api::validation::{FieldErrors, Path};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::request::Query;
 use crate::write::{Part, Write};
@@ -143,12 +143,24 @@ pub(crate) fn set(object: &mut Value, managers: &Managers) {
 /// Gives a changed object the managers of the old one when nothing but their times differs: such a change is none.
 pub(crate) fn keep_times(object: &mut Value, old: &Value) {
     let (new, before) = (meta::get(object, "managedFields"), meta::get(old, "managedFields"));
-    if new == before || !apply::same_but_for_times(object, old) {
-        return;
+    if new != before && is_same_but_for_managers(object, old) && apply::same_but_for_times(object, old) {
+        meta::copy(object, old, "managedFields");
     }
-    let mut same = object.clone();
-    meta::copy(&mut same, old, "managedFields");
-    if same == *old {
-        *object = same;
-    }
+}
+
+fn is_same_but_for_managers(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else { return false };
+    let (Some(meta), Some(other_meta)) = (metadata(one), metadata(other)) else { return false };
+    is_same_without(meta, other_meta, "managedFields") && is_same_without(one, other, "metadata")
+}
+
+fn metadata(object: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    object.get("metadata")?.as_object()
+}
+
+/// Whether two objects have the same members, but for one.
+fn is_same_without(one: &Map<String, Value>, other: &Map<String, Value>, without: &str) -> bool {
+    let count = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(without));
+    let mut rest = one.iter().filter(|(name, _)| *name != without);
+    count(one) == count(other) && rest.all(|(name, value)| other.get(name) == Some(value))
 }

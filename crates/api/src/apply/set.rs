@@ -48,7 +48,11 @@ impl FieldSet {
     /// Adds a path; the empty path is no field and is ignored.
     pub fn insert(&mut self, path: &[PathElement]) {
         let Some((first, rest)) = path.split_first() else { return };
-        let node = self.nodes.entry(first.clone()).or_default();
+        // Most steps are there already: a name is copied for the first path through it alone.
+        if !self.nodes.contains_key(first) {
+            self.nodes.insert(first.clone(), Node::default());
+        }
+        let Some(node) = self.nodes.get_mut(first) else { return };
         if rest.is_empty() {
             node.is_member = true;
         } else {
