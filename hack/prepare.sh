@@ -5,7 +5,7 @@ set -euo pipefail
 
 want=${1:-build}
 packages=(gcc libc6-dev make iproute2 nftables procps util-linux mmdebstrap busybox-static ca-certificates)
-[ "$want" = test ] && packages+=(docker-registry runc crun curl iptables e2fsprogs containerd containernetworking-plugins openssl g++)
+[ "$want" = test ] && packages+=(docker-registry runc crun curl iptables e2fsprogs containerd containernetworking-plugins openssl g++ dbus-daemon)
 
 missing=()
 for package in "${packages[@]}"; do

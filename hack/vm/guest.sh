@@ -82,5 +82,40 @@ systemctl stop kakoi && kakoi down
 check "cgroups left" "" "$(find /sys/fs/cgroup -maxdepth 1 -name 'kakoi*' ! -name kakoi.service)"
 check "mounts left" "" "$(grep -E '/var/lib/(kubelet|kakoi)/' /proc/self/mountinfo)"
 check "shims left" "" "$(pgrep -a kakoi)"
-[ $failed = 0 ] && echo "vm: all passed" || journalctl -u kakoi --no-pager | tail -n 80
-sync
+
+# The machine is turned off while Pods run: logind waits for them, and this script goes down with the machine.
+printf 'shutdownGracePeriod: 5m\nshutdownGracePeriodCriticalPods: 4m\n' >/etc/kakoi/config.yaml
+systemctl start kakoi || fail "systemctl start kakoi with a graceful shutdown"
+kubectl wait --for=condition=Ready node --all --timeout=120s
+delay() { busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager InhibitDelayMaxUSec; }
+for _ in $(seq 60); do [ "$(delay)" = "t 300000000" ] && systemd-inhibit --list | grep -q kubelet && break; sleep 1; done
+check "logind was told to wait longer" "t 300000000" "$(delay)"
+contains "logind has the kubelet's lock" kubelet "$(systemd-inhibit --list)"
+pod() { # pod NAME FIELD COMMAND
+    kubectl apply -f - <<POD
+apiVersion: v1
+kind: Pod
+metadata: { name: $1, namespace: kube-system }
+spec:
+  $2
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 300
+  containers: [{ name: c, image: busybox, command: [sh, -c, '$3'] }]
+POD
+}
+pod usual "" 'trap "exit 0" TERM; while :; do sleep 1; done'
+pod critical "priorityClassName: system-node-critical" 'trap "while [ ! -e /go ]; do sleep 1; done; exit 0" TERM; while :; do sleep 1; done'
+kubectl -n kube-system wait --for=condition=Ready --timeout=300s pod/usual pod/critical || fail "the Pods are Ready"
+systemctl poweroff || fail "systemctl poweroff"
+kubectl wait --for=condition=Ready=false node --all --timeout=100s || fail "the node is not ready in a shutdown"
+contains "the node says why" "node is shutting down" "$(kubectl get node -o 'jsonpath={.items[0].status.conditions[?(@.type=="Ready")].message}')"
+kubectl -n kube-system wait --for=jsonpath='{.status.phase}'=Failed --timeout=100s pod/usual || fail "the usual Pod ends"
+check "it was terminated" Terminated "$(kubectl -n kube-system get pod usual -o 'jsonpath={.status.reason}')"
+contains "the machine waits for the critical one" kubelet "$(systemd-inhibit --list)"
+# The scheduler leaves a node alone that is not ready.
+pod late "nodeName: $(kubectl get node -o 'jsonpath={.items[0].metadata.name}')" 'sleep 1'
+kubectl -n kube-system wait --for=jsonpath='{.status.reason}'=NodeShutdown --timeout=60s pod/late || fail "a new Pod is refused"
+if [ $failed = 0 ]; then echo "vm: all passed"; else journalctl -u kakoi --no-pager | tail -n 80; fi
+journalctl -f -u kakoi -n 0 | sed -n '/the shutdown goes on/s/.*/vm: the machine is let go/p' &
+touch "/proc/$(pgrep -f '^sh -c trap "while' | head -n 1)/root/go"
+sleep infinity

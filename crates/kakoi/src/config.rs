@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::feature::{GateError, GateWarning, Gates};
+use kubelet::ShutdownSettings;
 use network::{CidrError, Family, PodCidrs};
 use runtime::{HandlerConfig, HandlerError};
 use serde::Deserialize;
 use userns::policy::Policy;
 
 use crate::places::Places;
+use crate::shutdown::{self, ShutdownError};
 
 /// The file's content. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +37,12 @@ struct File {
     /// Name and program.
     #[serde(default)]
     runtime_handlers: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "crate::duration::deserialize")]
+    shutdown_grace_period: Option<Duration>,
+    #[serde(default, deserialize_with = "crate::duration::deserialize")]
+    shutdown_grace_period_critical_pods: Option<Duration>,
+    #[serde(default)]
+    shutdown_grace_period_by_pod_priority: Vec<shutdown::Period>,
     #[serde(default)]
     user_namespaces: UserNamespaces,
     #[serde(default)]
@@ -85,6 +93,8 @@ pub(crate) struct Config {
     pub(crate) signing_duration: Option<Duration>,
     /// `runtimeHandlers`: OCI runtimes beside those that are found by themselves; the last of a name counts.
     pub(crate) handlers: Vec<HandlerConfig>,
+    /// `shutdownGracePeriod` and those beside it.
+    pub(crate) shutdown: ShutdownSettings,
     /// Feature gates.
     pub(crate) gates: Gates,
     /// Remarks on the settings, for the log.
@@ -98,6 +108,8 @@ pub(crate) enum ConfigError {
     Read { path: PathBuf, cause: io::Error },
     #[error("the configuration {}: {cause}", .path.display())]
     Parse { path: PathBuf, cause: String },
+    #[error("the configuration: {0}")]
+    Shutdown(#[from] ShutdownError),
     #[error(transparent)]
     Gates(#[from] GateError),
     #[error("{0} (runtimeHandlers, --runtime-handler)")]
@@ -121,6 +133,12 @@ impl Config {
         let from_file = file.runtime_handlers.iter().map(|(name, program)| format!("{name}={program}"));
         let handlers = from_file.chain(flags.runtime_handlers.iter().cloned());
         let handlers = handlers.map(|text| HandlerConfig::parse(&text)).collect::<Result<_, _>>()?;
+        let shutdown = shutdown::Fields {
+            total: file.shutdown_grace_period,
+            critical: file.shutdown_grace_period_critical_pods,
+            by_priority: file.shutdown_grace_period_by_pod_priority.clone(),
+        };
+        let shutdown = shutdown.settings()?;
         let pod_cidr = flags.pod_cidr.clone().or_else(|| file.pod_cidr.clone());
         let pod_cidrs = parse_cidrs(pod_cidr.unwrap_or_else(|| places.pod_cidr()))?;
         let bind = flags.bind_address.or(file.bind_address).unwrap_or_else(|| any(pod_cidrs));
@@ -143,6 +161,7 @@ impl Config {
             },
             signing_duration: file.cluster_signing_duration,
             handlers,
+            shutdown,
             gates,
             warnings,
         })
@@ -255,6 +274,16 @@ mod tests {
         assert_eq!(config.signing_duration, Some(Duration::from_mins(90)));
         let text = load("clusterSigningDuration: soon\n", &Flags::default()).unwrap_err().to_string();
         assert!(text.contains("\"soon\" is no duration"), "{text}");
+    }
+
+    #[test]
+    fn pods_get_time_before_a_shutdown_where_the_file_says_so() {
+        assert!(load("", &Flags::default()).unwrap().shutdown.is_off());
+        let config =
+            load("shutdownGracePeriod: 1m\nshutdownGracePeriodCriticalPods: 20s\n", &Flags::default());
+        assert_eq!(config.unwrap().shutdown.requested(), Duration::from_mins(1));
+        let text = load("shutdownGracePeriod: 10ms\n", &Flags::default()).unwrap_err().to_string();
+        assert!(text.contains("shutdownGracePeriod"), "{text}");
     }
 
     #[test]

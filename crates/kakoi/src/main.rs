@@ -23,6 +23,7 @@ mod policy;
 mod progress;
 mod roles;
 mod serve;
+mod shutdown;
 mod signal;
 mod snapshot;
 mod up;

@@ -27,7 +27,7 @@ use userns::policy::Policy;
 use crate::config::Config;
 use crate::node::SERVICE;
 use crate::places::Places;
-use crate::{ids, machine};
+use crate::{ids, machine, shutdown};
 
 /// The namespace of requests that name none.
 const NAMESPACE: &str = "default";
@@ -128,6 +128,7 @@ pub(crate) fn kubelet_config(
         configz: serde_json::json!({"maxPods": config.max_pods, "userNamespaces": {"idsPerPod": config.ids_per_pod}}),
         probe: Arc::new(KernelProbe::new().map_err(KubeletError::Probe)?),
         eviction: EvictionSettings::default(),
+        shutdown: shutdown::on_this_machine(config.shutdown.clone(), systemd::Bus::system()),
         log_limits: LogLimits::default(),
         clock: Clock::system(),
     })

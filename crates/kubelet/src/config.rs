@@ -14,6 +14,7 @@ use crate::env::ApiService;
 use crate::idspace::IdSpaceConfig;
 use crate::logs::rotate::LogLimits;
 use crate::node::eviction::EvictionSettings;
+use crate::node::shutdown::ShutdownConfig;
 use crate::pod::dns::ClusterDns;
 use crate::server::auth::ServerTls;
 use crate::volume::setup::VolumeProbe;
@@ -70,6 +71,8 @@ pub struct KubeletConfig {
     pub configz: serde_json::Value,
     /// When Pods are ended for want of memory, disk or processes.
     pub eviction: EvictionSettings,
+    /// What Pods get before the machine is turned off.
+    pub shutdown: ShutdownConfig,
     /// When logs are rotated.
     pub log_limits: LogLimits,
     /// The time.

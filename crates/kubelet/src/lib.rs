@@ -38,6 +38,7 @@ pub use env::ApiService;
 pub use fault::{CrashPoint, Faults, NoFaults};
 pub use logs::rotate::LogLimits;
 pub use node::eviction::{EvictionSettings, Signal, SoftThreshold, Threshold, Thresholds};
+pub use node::shutdown::{ShutdownConfig, ShutdownPeriod, ShutdownSettings};
 pub use pod::dns::ClusterDns;
 pub use run::{RunError, listen, run};
 pub use server::auth::{ServerTls, ServingCertificate, TlsError};

@@ -1,7 +1,9 @@
 //! The node agent's metrics, in Prometheus' text form at `/metrics`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::idspace::Gauges;
+use crate::node::shutdown::ShutdownState;
 
 /// The labels of a decision about a user namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) pods: Gauge,
     /// Seconds from the first sight of a Pod to all its containers running.
     pub(crate) pod_start: Histogram,
+    shutdown_start: Gauge<f64, AtomicU64>,
+    shutdown_end: Gauge<f64, AtomicU64>,
     blocks: Gauge,
     free_blocks: Gauge,
     quarantined: Gauge,
@@ -45,6 +50,7 @@ impl Metrics {
         let (pods, blocks, free_blocks, quarantined) =
             (Gauge::default(), Gauge::default(), Gauge::default(), Gauge::default());
         let pod_start = Histogram::new(exponential_buckets(0.01, 2.0, 14));
+        let (shutdown_start, shutdown_end) = (Gauge::default(), Gauge::default());
         let mut registry = Registry::default();
         registry.register(
             "kubelet_started_user_namespaced_pods",
@@ -68,6 +74,16 @@ impl Metrics {
             "Seconds from the first sight of a Pod to its containers running",
             pod_start.clone(),
         );
+        registry.register(
+            "kubelet_graceful_shutdown_start_time_seconds",
+            "When the last graceful shutdown of the node began, in seconds since 1970",
+            shutdown_start.clone(),
+        );
+        registry.register(
+            "kubelet_graceful_shutdown_end_time_seconds",
+            "When the last graceful shutdown of the node ended; 0 if it did not",
+            shutdown_end.clone(),
+        );
         registry.register("kakoi_userns_pool_blocks", "Blocks of host IDs in the pool", blocks.clone());
         registry.register("kakoi_userns_free_blocks", "Blocks that can still be given", free_blocks.clone());
         registry.register(
@@ -82,10 +98,19 @@ impl Metrics {
             userns_decisions,
             pods,
             pod_start,
+            shutdown_start,
+            shutdown_end,
             blocks,
             free_blocks,
             quarantined,
         }
+    }
+
+    /// Shows the times of a graceful shutdown.
+    pub(crate) fn note_shutdown(&self, state: ShutdownState) {
+        let seconds = |at: Option<Timestamp>| at.map_or(0.0, |at| at.as_duration().as_secs_f64());
+        self.shutdown_start.set(seconds(state.start_time));
+        self.shutdown_end.set(seconds(state.end_time));
     }
 
     /// All metrics as text; `ids` brings the ID space's gauges up to date.

@@ -18,6 +18,11 @@ impl Places {
         Self { kubelet, logs }
     }
 
+    /// The kubelet's own directory.
+    pub(crate) fn kubelet(&self) -> &Path {
+        &self.kubelet
+    }
+
     /// `<kubelet>/pods`.
     pub(crate) fn pods(&self) -> PathBuf {
         self.kubelet.join("pods")

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::manifest::mirror::{Mirrors, keep_mirrors, mirror_of, name_of};
 use crate::manifest::{ManifestSource, follow_manifests};
+use crate::node::shutdown::refusal;
 use crate::pod::admission::{NodeFacts, check_admission};
 use crate::pod::status::Failure;
 use crate::pod::status::phase::Phase;
@@ -131,6 +132,7 @@ impl Pods {
                     self.apply(pod);
                 }
                 self.known = Some(known);
+                self.shared.pods_seen.send_replace(true);
                 self.clear_orphans().await;
             }
         }
@@ -215,6 +217,9 @@ impl Pods {
         let has_begun = status.is_some_and(|status| status.start_time.is_some());
         let is_leaving = pod.metadata.deletion_timestamp.is_some() || is_over(pod);
         if !has_begun && !is_leaving {
+            if *self.shared.shutting_down.borrow() {
+                return Some(refusal());
+            }
             let others: Vec<Arc<Pod>> = self.shared.registry.pods();
             let takes_room =
                 |pod: &&Pod| !is_over(pod) && uid_of(pod).is_some_and(|uid| self.admitted.contains(&uid));

@@ -13,6 +13,8 @@ use crate::uid::PodUid;
 #[derive(Debug)]
 struct Entry {
     input: watch::Sender<Desired>,
+    /// Nothing of it runs or is held, and the API knows.
+    settled: watch::Sender<bool>,
     wakes: Vec<Weak<Notify>>,
 }
 
@@ -46,7 +48,10 @@ impl Registry {
         }
         let (input, receiver) = watch::channel(desired);
         let wake = Arc::new(Notify::new());
-        entries.insert(uid.clone(), Entry { input, wakes: vec![Arc::downgrade(&wake)] });
+        entries.insert(
+            uid.clone(),
+            Entry { input, settled: watch::Sender::default(), wakes: vec![Arc::downgrade(&wake)] },
+        );
         Applied::New(receiver, wake)
     }
 
@@ -82,6 +87,18 @@ impl Registry {
                 }
             });
         }
+    }
+
+    /// The Pod has come to its end: nothing of it runs, its volumes are gone, and the API knows.
+    pub(crate) fn note_settled(&self, uid: &PodUid) {
+        if let Some(entry) = self.entries().get(uid) {
+            entry.settled.send_replace(true);
+        }
+    }
+
+    /// Whether the Pod has come to its end. The channel closes when nothing is left of it.
+    pub(crate) fn settled(&self, uid: &PodUid) -> Option<watch::Receiver<bool>> {
+        self.entries().get(uid).map(|entry| entry.settled.subscribe())
     }
 
     /// The Pods that have workers.

@@ -24,6 +24,7 @@ use crate::node::eviction::EvictionSettings;
 use crate::node::machine::{Machine, Pressure};
 use crate::node::pressure::watch_pressure;
 use crate::node::runtime_info::{ask, follow_runtime};
+use crate::node::shutdown::{ShutdownConfig, follow_shutdown};
 use crate::node::{NodeSettings, run_node};
 use crate::object::cache::ObjectCache;
 use crate::places::Places;
@@ -175,6 +176,7 @@ struct Parts {
     settings: NodeSettings,
     manifests: Option<ManifestSource>,
     pressure: (watch::Sender<Pressure>, EvictionSettings),
+    shutdown: (watch::Sender<bool>, ShutdownConfig),
     events: futures::future::BoxFuture<'static, ()>,
 }
 
@@ -190,6 +192,7 @@ impl Parts {
         let stop = CancellationToken::new();
         let (pressure, pressure_seen) = watch::channel(Pressure::default());
         let (runtime, runtime_info) = watch::channel(info);
+        let (shutting_down, shutdown_seen) = watch::channel(false);
         let clock = config.clock.clone();
         let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
         let machine = Machine::read(&config.kubelet_dir);
@@ -238,6 +241,8 @@ impl Parts {
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
             configz: config.configz,
             registry: Registry::default(),
+            shutting_down: shutdown_seen,
+            pods_seen: watch::Sender::default(),
             room: tokio::sync::Notify::new(),
             mirrors: watch::Sender::default(),
             rotator: Arc::clone(&rotator),
@@ -256,7 +261,11 @@ impl Parts {
         };
         let events = Box::pin(events);
         let pressure = (pressure, config.eviction);
-        Ok((Self { shared, runtime, rotator, settings, manifests, pressure, events }, config.listener))
+        let shutdown = (shutting_down, config.shutdown);
+        Ok((
+            Self { shared, runtime, rotator, settings, manifests, pressure, shutdown, events },
+            config.listener,
+        ))
     }
 
     async fn run(
@@ -297,6 +306,8 @@ impl Parts {
         });
         let (told, thresholds) = self.pressure;
         shared.tasks.spawn(watch_pressure(Arc::clone(&shared), thresholds, told, stop.clone()));
+        let (told, config) = self.shutdown;
+        shared.tasks.spawn(follow_shutdown(Arc::clone(&shared), config, told, stop.clone()));
         shared.tasks.spawn(run_node(Arc::clone(&shared), self.settings, stop.clone()));
         let server = Arc::new(Server::new(Arc::clone(&shared), move || Some(ids.gauges())));
         shared.tasks.spawn(server.run(listener, tls, stop.clone()));

@@ -81,6 +81,10 @@ pub(crate) struct Shared {
     /// The configuration as `/configz` shows it.
     pub(crate) configz: serde_json::Value,
     pub(crate) registry: Registry,
+    /// The machine is about to be turned off.
+    pub(crate) shutting_down: watch::Receiver<bool>,
+    /// What the API has bound here has been seen.
+    pub(crate) pods_seen: watch::Sender<bool>,
     /// Told when a Pod has left the node.
     pub(crate) room: tokio::sync::Notify,
     /// Static Pods and what the API shows of them.

@@ -7,11 +7,12 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use kubelet::{EvictionSettings, LogLimits, Threshold};
+use kubelet::{EvictionSettings, LogLimits, ShutdownSettings, Threshold};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::eviction::{self, EvictionError};
+use crate::shutdown::{self, ShutdownError};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -94,9 +95,6 @@ const IGNORED: &[&str] = &[
     "runtimeRequestTimeout",
     "serializeImagePulls",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
@@ -215,6 +213,8 @@ pub(crate) enum FileError {
     Refused { path: PathBuf, field: &'static str, why: &'static str },
     #[error("the KubeletConfiguration {}: {cause}", .path.display())]
     Eviction { path: PathBuf, cause: EvictionError },
+    #[error("the KubeletConfiguration {}: invalid configuration: {cause}", .path.display())]
+    Shutdown { path: PathBuf, cause: ShutdownError },
     #[error("the KubeletConfiguration {}: containerLogMaxSize {value:?} is no amount such as `10Mi`", .path.display())]
     LogSize { path: PathBuf, value: String },
 }
@@ -225,6 +225,7 @@ pub(crate) struct File {
     pub(crate) settings: Settings,
     pub(crate) eviction: EvictionSettings,
     pub(crate) logs: LogLimits,
+    pub(crate) shutdown: ShutdownSettings,
     pub(crate) whole: Value,
     pub(crate) ignored: Vec<String>,
 }
@@ -254,16 +255,21 @@ impl File {
         kept.retain(|field, _| !matches!(field.as_str(), "apiVersion" | "kind"));
         let is_ignored = |field: &&String| IGNORED.binary_search(&field.as_str()).is_ok();
         let ignored: Vec<String> = kept.keys().filter(is_ignored).cloned().collect();
-        kept.retain(|field, _| !ignored.contains(field) && !eviction::NAMES.contains(&field.as_str()));
+        let is_elsewhere = |field: &str| eviction::NAMES.contains(&field) || shutdown::NAMES.contains(&field);
+        kept.retain(|field, _| !ignored.contains(field) && !is_elsewhere(field));
         let fields: eviction::Fields =
             serde_json::from_value(Value::Object(whole.clone())).map_err(|error| parse(&error))?;
         let eviction = fields.settings();
         let eviction = eviction.map_err(|cause| FileError::Eviction { path: path.to_owned(), cause })?;
+        let fields: shutdown::Fields =
+            serde_json::from_value(Value::Object(whole.clone())).map_err(|error| parse(&error))?;
+        let shutdown = fields.settings();
+        let shutdown = shutdown.map_err(|cause| FileError::Shutdown { path: path.to_owned(), cause })?;
         let settings: Settings =
             serde_json::from_value(Value::Object(kept)).map_err(|error| unknown_or(path, &error))?;
         settings.refuse_open_doors(path)?;
         let logs = log_limits(path, &settings)?;
-        Ok(Self { settings, eviction, logs, whole: Value::Object(whole), ignored })
+        Ok(Self { settings, eviction, logs, shutdown, whole: Value::Object(whole), ignored })
     }
 }
 
@@ -333,6 +339,14 @@ mod tests {
         assert_eq!(file.eviction.hard.memory, Threshold::Percent(5));
         assert_eq!(file.ignored, ["syncFrequency", "cgroupDriver"], "in the order of the file");
         assert_eq!(file.whole["syncFrequency"], "1m");
+        let graceful = parse("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n").unwrap();
+        assert_eq!(graceful.shutdown.requested().as_secs(), 30);
+        assert!(file.shutdown.is_off() && graceful.ignored.is_empty());
+        let text = parse("shutdownGracePeriodCriticalPods: 10s\n").unwrap_err();
+        assert!(
+            text.contains("k.yaml: invalid configuration: shutdownGracePeriodCriticalPods 10s must be"),
+            "{text}"
+        );
         let text = parse("maxPod: 20\n").unwrap_err();
         assert_eq!(text, "the KubeletConfiguration k.yaml: strict decoding error: unknown field \"maxPod\"");
         assert!(parse("userNamespaces: {idsPerPods: 1}\n").unwrap_err().contains("idsPerPods"));

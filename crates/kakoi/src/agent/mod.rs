@@ -171,6 +171,7 @@ async fn configure(
         probe: Arc::new(KernelProbe::new().map_err(AgentError::Probe)?),
         configz: file.whole,
         eviction: file.eviction,
+        shutdown: crate::shutdown::on_this_machine(file.shutdown, systemd::Bus::system()),
         log_limits: file.logs,
         clock: Clock::system(),
     })

@@ -6,6 +6,7 @@ pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod pressure;
 pub(crate) mod runtime_info;
+pub(crate) mod shutdown;
 mod stall;
 pub(crate) mod status;
 
@@ -102,6 +103,7 @@ impl Reporter {
         let mut runtime = self.shared.runtime.clone();
         let mut pulls = self.shared.puller.pulls();
         let mut pressure = self.settings.pressure.clone();
+        let mut shutting_down = self.shared.shutting_down.clone();
         let mut before = Vec::new();
         // What was sent at registration may be older than what the runtime has said since.
         let mut is_due = true;
@@ -119,6 +121,7 @@ impl Reporter {
                 changed = runtime.changed() => changed,
                 changed = pulls.changed() => changed,
                 changed = pressure.changed() => changed,
+                changed = shutting_down.changed() => changed,
                 () = tokio::time::sleep(REPORT) => Ok(()),
             };
             if changed.is_err() {
@@ -172,6 +175,7 @@ impl Reporter {
             pod_cidrs: &settings.pod_cidrs,
             machine: &settings.machine,
             pressure: *settings.pressure.borrow(),
+            is_shutting_down: *self.shared.shutting_down.borrow(),
             runtime,
             images,
             before,

@@ -28,6 +28,8 @@ pub(crate) struct NodeInput<'a> {
     pub(crate) pod_cidrs: &'a [String],
     pub(crate) machine: &'a Machine,
     pub(crate) pressure: Pressure,
+    /// The machine is about to be turned off.
+    pub(crate) is_shutting_down: bool,
     pub(crate) runtime: &'a RuntimeInfo,
     pub(crate) images: &'a [v1::Image],
     pub(crate) before: &'a [NodeCondition],
@@ -117,7 +119,6 @@ fn plan_images(images: &[v1::Image]) -> Vec<ContainerImage> {
 
 fn plan_conditions(input: NodeInput<'_>) -> Vec<NodeCondition> {
     let pressure = input.pressure;
-    let is_ready = input.runtime.is_ready;
     let of = |has_pressure: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
         let (reason, message) = if has_pressure { yes } else { no };
         (has_pressure, reason, message.to_owned())
@@ -137,10 +138,9 @@ fn plan_conditions(input: NodeInput<'_>) -> Vec<NodeCondition> {
         ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
         ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
     );
-    let ready = if is_ready {
-        (true, "KubeletReady", "kubelet is posting ready status".to_owned())
-    } else {
-        (false, "KubeletNotReady", input.runtime.problem.clone())
+    let ready = match problems(input) {
+        None => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+        Some(problem) => (false, "KubeletNotReady", problem),
     };
     let fenced = user_namespaces(input.runtime).map(|claim| ("kakoi.dev/UserNamespaces", claim));
     [("MemoryPressure", memory), ("DiskPressure", disk), ("PIDPressure", pids), ("Ready", ready)]
@@ -148,6 +148,16 @@ fn plan_conditions(input: NodeInput<'_>) -> Vec<NodeCondition> {
         .chain(fenced)
         .map(|(type_, claim)| condition(input, type_, claim))
         .collect()
+}
+
+/// Why the node is not ready; several reasons read as upstream's.
+fn problems(input: NodeInput<'_>) -> Option<String> {
+    let runtime = (!input.runtime.is_ready).then_some(input.runtime.problem.as_str());
+    let shutdown = input.is_shutting_down.then_some("node is shutting down");
+    match (runtime, shutdown) {
+        (Some(runtime), Some(shutdown)) => Some(format!("[{runtime}, {shutdown}]")),
+        (one, other) => one.or(other).map(str::to_owned),
+    }
 }
 
 /// Whether the default runtime handler makes user namespaces, and what it lacks; nothing while it says nothing.
@@ -208,6 +218,7 @@ mod tests {
             pod_cidrs: &*CIDRS,
             machine,
             pressure: Pressure::default(),
+            is_shutting_down: false,
             runtime,
             images: &[],
             before,
@@ -268,5 +279,11 @@ mod tests {
         let status = plan_status(input(&runtime, &machine, &[]));
         assert_eq!(ready(&status).message.as_deref(), Some("container runtime is down"));
         assert_eq!(ready(&status).reason.as_deref(), Some("KubeletNotReady"));
+        let ending = NodeInput { is_shutting_down: true, ..input(&runtime, &machine, &[]) };
+        let message = ready(&plan_status(ending)).message.clone();
+        assert_eq!(message.as_deref(), Some("[container runtime is down, node is shutting down]"));
+        let up = RuntimeInfo { is_ready: true, ..RuntimeInfo::default() };
+        let message = ready(&plan_status(NodeInput { runtime: &up, ..ending })).message.clone();
+        assert_eq!(message.as_deref(), Some("node is shutting down"));
     }
 }

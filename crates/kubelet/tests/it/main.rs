@@ -24,4 +24,5 @@ mod probes;
 mod records;
 mod restart;
 mod script;
+mod shutdown;
 mod volumes;

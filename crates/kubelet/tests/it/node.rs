@@ -13,9 +13,10 @@ use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles};
 use kubelet::{
     ApiService, Clock, ClusterDns, EvictionSettings, Faults, KubeletConfig, LogLimits, NoFaults, ServerTls,
-    ServingCertificate, VolumeProbe,
+    ServingCertificate, ShutdownConfig, ShutdownSettings, VolumeProbe,
 };
 use serde_json::{Value, json};
+use systemd::Bus;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -78,6 +79,11 @@ impl Settings<'_> {
             probe: Arc::new(Mappable),
             configz: json!({"maxPods": 110}),
             eviction: EvictionSettings::default(),
+            shutdown: ShutdownConfig {
+                settings: ShutdownSettings::default(),
+                bus: Bus::at("unix:path=/none"),
+                logind_conf_dir: self.directory.join("logind.conf.d"),
+            },
             log_limits: LogLimits { max_size: 1000, max_files: 3 },
             clock: self.clock,
         }
@@ -125,6 +131,8 @@ pub(crate) struct Node {
     pub(crate) eviction: EvictionSettings,
     /// The node agent's way to the API server.
     pub(crate) line: Line,
+    /// Graceful shutdown: the settings and the bus with logind.
+    pub(crate) graceful: Option<(ShutdownSettings, Bus)>,
     /// Seconds by which the node agent's clock is ahead, and who is told when it is set.
     ahead: Arc<AtomicI64>,
     sets: watch::Sender<()>,
@@ -196,6 +204,7 @@ impl Node {
             policy,
             eviction: EvictionSettings::default(),
             line: Line::new(),
+            graceful: None,
             ahead: Arc::default(),
             sets: watch::Sender::new(()),
             time,
@@ -246,6 +255,7 @@ impl Node {
             is_userns_on: self.is_userns_on,
             userns_policy: self.policy,
             eviction: self.eviction.clone(),
+            shutdown: self.shutdown_config(),
             ..settings.config(client, channel, listener)
         }
     }
@@ -263,6 +273,19 @@ impl Node {
             },
             client_ca: server.ca_pem().as_bytes().to_vec(),
         }
+    }
+
+    /// Where logind reads drop-ins from.
+    pub(crate) fn logind_conf_dir(&self) -> PathBuf {
+        self.directory.path().join("logind.conf.d")
+    }
+
+    fn shutdown_config(&self) -> ShutdownConfig {
+        let (settings, bus) = self
+            .graceful
+            .clone()
+            .unwrap_or_else(|| (ShutdownSettings::default(), Bus::at("unix:path=/none")));
+        ShutdownConfig { settings, bus, logind_conf_dir: self.logind_conf_dir() }
     }
 
     fn clock(&self) -> Clock {

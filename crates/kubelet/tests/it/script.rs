@@ -54,6 +54,8 @@ pub(crate) struct Books {
     pub(crate) failing: BTreeSet<String>,
     /// What resizes asked for.
     pub(crate) updates: Vec<v1::LinuxContainerResources>,
+    /// Containers, by name, whose stop waits until the test lets them go.
+    held: BTreeMap<String, Arc<Notify>>,
     faults: HashMap<&'static str, VecDeque<Status>>,
     next: u32,
 }
@@ -110,6 +112,17 @@ impl Script {
         self.books().faults.entry(method).or_default().push_back(Status::unknown(message));
     }
 
+    /// Containers of this name do not stop until they are let go of.
+    pub(crate) fn hold(&self, name: &str) {
+        self.books().held.insert(name.to_owned(), Arc::default());
+    }
+
+    pub(crate) fn let_go(&self, name: &str) {
+        if let Some(held) = self.books().held.remove(name) {
+            held.notify_one();
+        }
+    }
+
     /// Ends the newest run of a container.
     pub(crate) fn exit(&self, name: &str, exit_code: i32) {
         let id = {
@@ -141,6 +154,16 @@ impl Script {
         })
         .await;
         self.runs(name).swap_remove(count - 1)
+    }
+
+    async fn until_let_go(&self, container: &str) {
+        let held = {
+            let books = self.books();
+            books.containers.get(container).and_then(|container| books.held.get(name_of(container)).cloned())
+        };
+        if let Some(held) = held {
+            held.notified().await;
+        }
     }
 
     /// The sandbox and all in it die, as when their supervisor is killed.
@@ -423,6 +446,10 @@ impl RuntimeService for Script {
         {
             let mut books = self.note("stop_container")?;
             books.calls.push(format!("stop_container {}", request.timeout));
+        }
+        self.until_let_go(&request.container_id).await;
+        {
+            let mut books = self.books();
             if let Some(container) = books.containers.get_mut(&request.container_id) {
                 end(container, 143, self.now());
             }

@@ -150,7 +150,7 @@ fn resize(input: StatusInput<'_>) -> Vec<Claim<'_>> {
 /// That the node ended the Pod for want of something.
 fn disruption(input: StatusInput<'_>) -> Option<Claim<'static>> {
     let failure = input.failure?;
-    let is_terminated = matches!(failure.reason.as_str(), "Evicted" | "Terminated" | "NodeShutdown");
+    let is_terminated = matches!(failure.reason.as_str(), "Evicted" | "Terminated");
     is_terminated.then(|| Claim {
         reason: Some(BY_KUBELET),
         message: Some(failure.message.clone()),

@@ -265,7 +265,7 @@ impl Worker {
             Action::Remove => self.remove(&desired).await,
             Action::Wait => {
                 self.publish(&desired.pod, &observed);
-                Next::Wait(None)
+                self.rest().await
             }
             Action::Finish => return None,
         };
@@ -405,6 +405,17 @@ impl Worker {
             }
             () = timer => {}
         }
+    }
+
+    /// Notes the Pod's end once the API knows of it, unless something happens first.
+    async fn rest(&mut self) -> Next {
+        let mut input = self.input.clone();
+        tokio::select! {
+            () = self.publisher.flush() => self.shared.registry.note_settled(&self.uid),
+            _ = input.changed() => {}
+            () = self.wake.notified() => return Next::Again,
+        }
+        Next::Wait(None)
     }
 
     /// The next try after a failure: 1, 2, 4, 8 … 60 s.
