@@ -84,9 +84,38 @@ check "mounts left" "" "$(grep -E '/var/lib/(kubelet|kakoi)/' /proc/self/mountin
 check "shims left" "" "$(pgrep -a kakoi)"
 
 # The machine is turned off while Pods run: logind waits for them, and this script goes down with the machine.
-printf 'shutdownGracePeriod: 5m\nshutdownGracePeriodCriticalPods: 4m\n' >/etc/kakoi/config.yaml
+printf 'cgroupDriver: systemd\nshutdownGracePeriod: 5m\nshutdownGracePeriodCriticalPods: 4m\n' >/etc/kakoi/config.yaml
 systemctl start kakoi || fail "systemctl start kakoi with a graceful shutdown"
 kubectl wait --for=condition=Ready node --all --timeout=120s
+# Pods are units of systemd now.
+kubectl apply -f - <<'POD'
+apiVersion: v1
+kind: Pod
+metadata: { name: unit }
+spec:
+  hostUsers: false
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: busybox
+    command: [sleep, infinity]
+    resources: { limits: { memory: 64Mi, cpu: 500m } }
+POD
+kubectl wait --for=condition=Ready --timeout=120s pod/unit || { kubectl describe pod unit; fail "the Pod in a slice is Ready"; }
+slice=kubepods-pod$(kubectl get pod unit -o 'jsonpath={.metadata.uid}' | tr - _).slice
+check "the slice's memory" "MemoryMax=67108864" "$(systemctl show -p MemoryMax "$slice")"
+check "the slice's processor" "CPUQuotaPerSecUSec=500ms" "$(systemctl show -p CPUQuotaPerSecUSec "$slice")"
+scope=$(find /sys/fs/cgroup/kubepods.slice -name 'kakoi-*.scope')
+check "the scope is handed over" "Delegate=yes" "$(systemctl show -p Delegate "$(basename "$scope")")"
+limits() { cat "$scope"/*/memory.max "/sys/fs/cgroup/kubepods.slice/$slice/cpu.max" | tr '\n' ' '; }
+before=$(limits)
+contains "the container's own limit lies below" 67108864 "$before"
+systemctl daemon-reload && systemctl restart kakoi
+kubectl wait --for=condition=Ready node --all --timeout=120s
+check "limits after daemon-reload and a restart" "$before" "$(limits)"
+check "exec in a scope" 0 "$(kubectl exec unit -- id -u)"
+kubectl delete pod unit --timeout=120s || fail "the Pod in a slice is deleted"
+check "units left" "" "$(systemctl list-units --all --plain --no-legend "$slice" 'kakoi-*.scope')"
 delay() { busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager InhibitDelayMaxUSec; }
 for _ in $(seq 60); do [ "$(delay)" = "t 300000000" ] && systemd-inhibit --list | grep -q kubelet && break; sleep 1; done
 check "logind was told to wait longer" "t 300000000" "$(delay)"

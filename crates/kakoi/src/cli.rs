@@ -9,6 +9,7 @@ use api::feature::{FEATURES, FeatureInfo};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use userns::policy::Policy;
 
+use crate::cgroup::CgroupDriver;
 use crate::config::Flags;
 use crate::owner::Subject;
 
@@ -143,6 +144,7 @@ impl Up {
             runtime_handlers: self.runtime_handler.clone(),
             feature_gates: self.feature_gates.clone(),
             user_namespaces: self.user_namespaces,
+            ..Flags::default()
         }
     }
 }
@@ -167,6 +169,9 @@ pub(crate) struct Runtime {
     /// [default: 10.210.0.0/24; with --root, derived from it]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pub(crate) pod_cidr: Option<String>,
+    /// Who makes cgroups, as kubelets are told [default: `cgroupDriver` of config.yaml, else cgroupfs]
+    #[arg(long, value_name = "DRIVER")]
+    pub(crate) cgroup_driver: Option<CgroupDriver>,
     /// Leave the Pod network to CNI plugins: the directory with their configuration, usually /etc/cni/net.d
     #[arg(long, value_name = "DIR", conflicts_with = "pod_cidr")]
     pub(crate) cni_conf_dir: Option<PathBuf>,

@@ -15,6 +15,7 @@ use runtime::{HandlerConfig, HandlerError};
 use serde::Deserialize;
 use userns::policy::Policy;
 
+use crate::cgroup::CgroupDriver;
 use crate::places::Places;
 use crate::shutdown::{self, ShutdownError};
 
@@ -37,6 +38,7 @@ struct File {
     /// Name and program.
     #[serde(default)]
     runtime_handlers: BTreeMap<String, String>,
+    cgroup_driver: Option<CgroupDriver>,
     #[serde(default, deserialize_with = "crate::duration::deserialize")]
     shutdown_grace_period: Option<Duration>,
     #[serde(default, deserialize_with = "crate::duration::deserialize")]
@@ -68,6 +70,7 @@ pub(crate) struct Flags {
     pub(crate) runtime_handlers: Vec<String>,
     pub(crate) feature_gates: Option<String>,
     pub(crate) user_namespaces: Option<Policy>,
+    pub(crate) cgroup_driver: Option<CgroupDriver>,
 }
 
 /// The settings of one instance.
@@ -93,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) signing_duration: Option<Duration>,
     /// `runtimeHandlers`: OCI runtimes beside those that are found by themselves; the last of a name counts.
     pub(crate) handlers: Vec<HandlerConfig>,
+    /// `cgroupDriver`: who makes cgroups.
+    pub(crate) cgroup_driver: CgroupDriver,
     /// `shutdownGracePeriod` and those beside it.
     pub(crate) shutdown: ShutdownSettings,
     /// Feature gates.
@@ -161,6 +166,7 @@ impl Config {
             },
             signing_duration: file.cluster_signing_duration,
             handlers,
+            cgroup_driver: flags.cgroup_driver.or(file.cgroup_driver).unwrap_or_default(),
             shutdown,
             gates,
             warnings,
@@ -284,6 +290,18 @@ mod tests {
         assert_eq!(config.unwrap().shutdown.requested(), Duration::from_mins(1));
         let text = load("shutdownGracePeriod: 10ms\n", &Flags::default()).unwrap_err().to_string();
         assert!(text.contains("shutdownGracePeriod"), "{text}");
+    }
+
+    #[test]
+    fn cgroups_are_directories_unless_the_flag_or_the_file_says_otherwise() {
+        let flags = Flags { cgroup_driver: Some(CgroupDriver::Cgroupfs), ..Flags::default() };
+        let file = "cgroupDriver: systemd\n";
+        assert_eq!(load("", &Flags::default()).unwrap().cgroup_driver, CgroupDriver::Cgroupfs);
+        assert_eq!(load(file, &Flags::default()).unwrap().cgroup_driver, CgroupDriver::Systemd);
+        assert_eq!(load(file, &flags).unwrap().cgroup_driver, CgroupDriver::Cgroupfs);
+        assert!(
+            load("cgroupDriver: openrc\n", &Flags::default()).unwrap_err().to_string().contains("openrc")
+        );
     }
 
     #[test]

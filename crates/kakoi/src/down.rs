@@ -74,7 +74,8 @@ async fn stop_pods(places: &Places, config: &Config, grace: Duration) -> Result<
     // One whose program is gone can't help to end its containers; they end with their cgroups.
     let handlers = node::handlers(config).unwrap_or_default();
     let parts = (images, network.clone(), handlers);
-    let runtime = node::start_runtime(places, parts, shutdown).await.map_err(NodeError::from)?;
+    let runtime =
+        node::start_runtime(places, parts, config.cgroup_driver, shutdown).await.map_err(NodeError::from)?;
     let stopped = runtime.stop_all(grace).await;
     runtime.shutdown().await;
     stopped?;

@@ -3,6 +3,7 @@
 //! The commands are here; what they compose is in the crates beside this one. See ARCHITECTURE.md.
 
 mod agent;
+mod cgroup;
 mod check;
 mod cli;
 mod config;

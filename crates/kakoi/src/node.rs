@@ -12,6 +12,7 @@ use network::{ApiService, CniConfig, NetworkConfig, NetworkError, PodCidrs, PodN
 use runtime::{CrashHook, HandlerConfig, HandlerError, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::CgroupDriver;
 use crate::config::Config;
 use crate::places::Places;
 use crate::version;
@@ -131,12 +132,15 @@ pub(crate) fn handlers(config: &Config) -> Result<Vec<HandlerConfig>, HandlerErr
 pub(crate) async fn start_runtime(
     places: &Places,
     (images, network, handlers): (Arc<ImageStore>, PodNetwork, Vec<HandlerConfig>),
+    driver: CgroupDriver,
     shutdown: CancellationToken,
 ) -> Result<Runtime, runtime::StartError> {
     let config = RuntimeConfig {
         state_dir: places.state().join("containers"),
         run_dir: places.run(),
         cgroup_parent: format!("/{}", places.instance()),
+        cgroup_driver: driver.of_runtime(),
+        bus: systemd::Bus::system(),
         version: version::KAKOI.to_owned(),
         images,
         network: Some(network),

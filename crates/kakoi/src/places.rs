@@ -35,6 +35,12 @@ impl Places {
         if self.is_default() { "kakoi".to_owned() } else { format!("kakoi-{:08x}", self.hash) }
     }
 
+    /// The slice that holds all Pods where systemd makes their groups, without `.slice`: `kubepods`, as upstream's, for the
+    /// default root.
+    pub(crate) fn slice(&self) -> String {
+        if self.is_default() { "kubepods".to_owned() } else { format!("kubepods_{:08x}", self.hash) }
+    }
+
     /// The bridge: at most 15 characters, as the kernel demands.
     pub(crate) fn bridge(&self) -> String {
         if self.is_default() { "kakoi0".to_owned() } else { format!("kk{:08x}", self.hash) }

@@ -108,7 +108,7 @@ pub(crate) fn kubelet_config(
         kubelet_dir: places.kubelet(),
         pod_logs_dir: places.pod_logs(),
         static_pod_path: Some(places.manifests()),
-        cgroup_root: format!("/{}", places.instance()),
+        cgroups: config.cgroup_driver.roots(places),
         listener,
         tls: ServerTls {
             serving: ServingCertificate::Fixed {

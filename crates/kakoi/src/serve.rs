@@ -36,6 +36,7 @@ pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(),
     let flags = Flags {
         pod_cidr: command.pod_cidr.clone(),
         runtime_handlers: command.handlers.clone(),
+        cgroup_driver: command.cgroup_driver,
         ..Flags::default()
     };
     let config = Config::load(places, &flags)?;
@@ -52,7 +53,8 @@ pub(crate) async fn serve(places: &Places, command: &cli::Runtime) -> Result<(),
     let network = network.map_err(NodeError::from)?;
     let handlers = node::handlers(&config).map_err(ConfigError::from)?;
     let parts = (images.clone(), network, handlers);
-    let runtime = node::start_runtime(places, parts, shutdown).await.map_err(NodeError::from)?;
+    let runtime =
+        node::start_runtime(places, parts, config.cgroup_driver, shutdown).await.map_err(NodeError::from)?;
     runtime.listen(&socket).await?;
     tracing::info!(socket = %socket.display(), "the container runtime serves CRI");
     notify("READY=1");

@@ -111,7 +111,9 @@ impl Parts {
         let network = open_network(places, config, &api).await?;
         let handlers = node::handlers(config).map_err(ConfigError::from)?;
         let parts = (images.clone(), network, handlers);
-        let runtime = node::start_runtime(places, parts, shutdown.clone()).await.map_err(NodeError::from)?;
+        let runtime = node::start_runtime(places, parts, config.cgroup_driver, shutdown.clone())
+            .await
+            .map_err(NodeError::from)?;
         runtime.listen(&places.cri_socket()).await?;
         let tasks = TaskTracker::new();
         roles::start_controllers(&api, config, &tasks, shutdown)?;

@@ -9,6 +9,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
+use crate::cgroup::CgroupRoots;
 use crate::clock::Clock;
 use crate::env::ApiService;
 use crate::idspace::IdSpaceConfig;
@@ -43,8 +44,8 @@ pub struct KubeletConfig {
     pub static_pod_path: Option<PathBuf>,
     /// Usually `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
-    /// The instance's cgroup, e.g. `/kakoi`.
-    pub cgroup_root: String,
+    /// Where Pods' cgroups lie.
+    pub cgroups: CgroupRoots,
     /// The HTTPS server's listener, from [`listen`](crate::listen).
     pub listener: TcpListener,
     /// The HTTPS server's certificates.

@@ -32,6 +32,7 @@ mod userns;
 mod volume;
 
 pub use crate::userns::IdAllocator;
+pub use cgroup::{CgroupDriver, CgroupRoots};
 pub use clock::Clock;
 pub use config::KubeletConfig;
 pub use env::ApiService;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use userns::{Finding, LiveSandbox};
 
-use crate::cgroup::PodCgroups;
+use crate::cgroup::{CgroupDriver, PodCgroups};
 use crate::config::KubeletConfig;
 use crate::csi::Csi;
 use crate::event::Recorder;
@@ -91,7 +91,8 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let tls = server_config(&config.tls)?;
     let cri = Cri::new(config.cri.clone());
-    let Some((info, live)) = first_look(&cri, &shutdown).await else { return Ok(()) };
+    let Some((info, driver, live)) = first_look(&cri, &shutdown).await else { return Ok(()) };
+    let config = with_driver(config, driver);
     let ids_config = config.ids.clone();
     let (ids, findings) = tokio::task::spawn_blocking(move || IdSpace::open(ids_config, &live)).await??;
     let ids = Arc::new(ids);
@@ -113,11 +114,28 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     })
 }
 
+/// The runtime's description, its cgroup driver if it says which, and its sandboxes.
+type FirstLook = (RuntimeInfo, Option<CgroupDriver>, Vec<LiveSandbox>);
+
+/// The runtime's cgroup driver wins over the configuration's (KEP-4033): two that differ would not find each other's
+/// groups.
+fn with_driver(mut config: KubeletConfig, runtimes: Option<CgroupDriver>) -> KubeletConfig {
+    if let Some(driver) = runtimes {
+        if driver != config.cgroups.driver {
+            tracing::info!(configured = ?config.cgroups.driver, ?driver, "the runtime's cgroup driver is taken");
+        }
+        config.cgroups.driver = driver;
+    }
+    config
+}
+
 /// What the runtime says of itself and which sandboxes it has; asked until it answers.
-async fn first_look(cri: &Cri, shutdown: &CancellationToken) -> Option<(RuntimeInfo, Vec<LiveSandbox>)> {
+async fn first_look(cri: &Cri, shutdown: &CancellationToken) -> Option<FirstLook> {
     let mut wait = FIRST_WAIT;
     loop {
-        let look = async { Ok::<_, CriError>((ask(cri).await?, live_sandboxes(cri).await?)) };
+        let look = async {
+            Ok::<_, CriError>((ask(cri).await?, cri.cgroup_driver().await?, live_sandboxes(cri).await?))
+        };
         match shutdown.run_until_cancelled(look).await? {
             Ok(seen) => return Some(seen),
             Err(error) => tracing::warn!(%error, ?wait, "the runtime does not answer; it is asked again"),
@@ -226,7 +244,7 @@ impl Parts {
             probe: config.probe,
             ended: EndedContainers::default(),
             metrics: Metrics::new(),
-            cgroups: PodCgroups::open(config.cgroup_root)?,
+            cgroups: PodCgroups::open(config.cgroups, config.shutdown.bus.clone())?,
             node_name: config.node_name,
             host_ips: host_ips(&config.addresses),
             api_service: config.api_service,

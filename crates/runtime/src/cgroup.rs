@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1::LinuxContainerResources;
+use shim::client::Launcher;
 use sys::cgroup::{DeviceRule, Directories, HugePages, Layout, Limits, Stats};
+use systemd::Slice;
 
 use crate::container::device::Devices;
 use crate::error::{Error, Result};
 use crate::record::SandboxRecord;
+use crate::scope::Scopes;
 
 /// Below the instance's group: where shims are. A leaf, since v2 allows no processes beside groups with limits.
 const SHIMS: &str = "shims";
@@ -25,15 +28,23 @@ pub(crate) struct Cgroups {
     layout: Arc<Layout>,
     parent: String,
     shims: Arc<Directories>,
+    scopes: Scopes,
 }
 
 impl Cgroups {
     /// Finds the hierarchies and makes the shims' group.
-    pub(crate) fn open(parent: &str) -> Result<Self> {
+    pub(crate) fn open(parent: &str, scopes: Scopes) -> Result<Self> {
         let layout = Layout::detect().map_err(|error| Error::failed("find the cgroup hierarchies", error))?;
         let parent = parent.trim_end_matches('/').to_owned();
         let shims = make(&layout, &format!("{parent}/{SHIMS}"), &Limits::default())?;
-        Ok(Self { layout: Arc::new(layout), parent, shims: Arc::new(shims) })
+        if scopes.is_default() && !layout.is_unified() {
+            return Err(Error::Unsupported(
+                "the cgroup driver systemd needs cgroup v2 alone, and this node has v1; boot it with \
+                 systemd.unified_cgroup_hierarchy=1 or choose cgroupfs"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self { layout: Arc::new(layout), parent, shims: Arc::new(shims), scopes })
     }
 
     /// The mount of the v2 hierarchy of a node that has v1 hierarchies too.
@@ -48,11 +59,44 @@ impl Cgroups {
 
     /// The group above a sandbox's containers: the kubelet's for the Pod, else one of the sandbox's own.
     pub(crate) fn parent_of(&self, sandbox: &SandboxRecord) -> String {
+        if let Some(slice) = self.slice_of(sandbox) {
+            return format!("{}/{}", slice.group(), self.scopes.name(&sandbox.id));
+        }
         match crate::sandbox::plan::cgroup_parent(&sandbox.config).trim_end_matches('/') {
             "" => format!("{}/sandboxes/{}", self.parent, sandbox.id),
             asked if asked.starts_with('/') => asked.to_owned(),
             asked => format!("/{asked}"),
         }
+    }
+
+    /// The slice that a sandbox's parent is, where groups are the service manager's.
+    fn slice_of(&self, sandbox: &SandboxRecord) -> Option<Slice> {
+        let asked = Slice::parse(crate::sandbox::plan::cgroup_parent(&sandbox.config));
+        asked.filter(|_| self.layout.is_unified())
+    }
+
+    /// Where the service manager makes groups, a sandbox that names no parent is in the instance's slice: noted in what it
+    /// asks for, so that it stays there.
+    pub(crate) fn settle_parent(&self, config: &mut cri::v1::PodSandboxConfig) {
+        if self.scopes.is_default() && crate::sandbox::plan::cgroup_parent(config).is_empty() {
+            let linux = config.linux.get_or_insert_default();
+            self.scopes.own_slice().clone_into(&mut linux.cgroup_parent);
+        }
+    }
+
+    /// Whether the group above a sandbox's containers is nobody's but the runtime's.
+    pub(crate) fn is_own(&self, sandbox: &SandboxRecord) -> bool {
+        let parent = crate::sandbox::plan::cgroup_parent(&sandbox.config);
+        parent.is_empty() || parent == self.scopes.own_slice()
+    }
+
+    /// Has the service manager hand over a group below the sandbox's slice, unless it has. Nothing is to do where the
+    /// parent is a path.
+    pub(crate) fn prepare(&self, sandbox: &SandboxRecord, launcher: &Launcher) -> Result<()> {
+        let Some(slice) = self.slice_of(sandbox) else { return Ok(()) };
+        let Some(mount) = &self.layout.unified else { return Ok(()) };
+        let group = mount.join(self.parent_of(sandbox).trim_start_matches('/'));
+        self.scopes.ensure(&sandbox.id, &slice, &group, || launcher.hold(&self.shims))
     }
 
     /// Settings by file name are those of v2; on v1 only the two that have a meaning there are taken.
@@ -69,7 +113,7 @@ impl Cgroups {
     }
 
     /// Makes the group above a sandbox's containers, before it has any.
-    pub(crate) fn make_parent(&self, sandbox: &SandboxRecord) -> Result<()> {
+    fn make_parent(&self, sandbox: &SandboxRecord) -> Result<()> {
         make(&self.layout, &self.parent_of(sandbox), &Limits::default()).map(drop)
     }
 
@@ -89,6 +133,22 @@ impl Cgroups {
         self.check(resources)?;
         let plan = sys::cgroup::plan_update(&self.layout, group, &plan_limits(resources, None));
         sys::cgroup::apply(&plan).map_err(|error| Error::failed("change the container's limits", error))
+    }
+
+    /// Changes the limits of the group above a sandbox's containers, where that is the runtime's own.
+    pub(crate) fn limit_parent(
+        &self,
+        sandbox: &SandboxRecord,
+        resources: &LinuxContainerResources,
+    ) -> Result<()> {
+        if self.slice_of(sandbox).is_none() {
+            self.make_parent(sandbox)?;
+            return self.update(&self.parent_of(sandbox), resources);
+        }
+        self.check(resources)?;
+        let rest = self.scopes.limit(&sandbox.id, &plan_limits(resources, None))?;
+        let plan = sys::cgroup::plan_update(&self.layout, &self.parent_of(sandbox), &rest);
+        sys::cgroup::apply(&plan).map_err(|error| Error::failed("change the Pod's limits", error))
     }
 
     /// Opens a group that exists.
@@ -111,9 +171,24 @@ impl Cgroups {
     /// Removes the group above a sandbox's containers where it is empty: the sandbox's own, or a Pod's that nobody
     /// else removes.
     pub(crate) fn remove_own_parent(&self, sandbox: &SandboxRecord) {
+        if self.slice_of(sandbox).is_some() {
+            if let Err(error) = self.kill(&self.parent_of(sandbox)) {
+                tracing::warn!(sandbox = sandbox.id, %error, "cannot empty the sandbox's scope");
+            }
+            self.scopes.remove(&sandbox.id);
+            return;
+        }
         for directory in self.layout.directories(&self.parent_of(sandbox)) {
             // Not empty, or the kubelet was first: both are right.
             let _ = std::fs::remove_dir(directory);
+        }
+    }
+
+    /// Stops the slices of sandboxes that are gone, and those above them, where nothing else is in them.
+    pub(crate) fn stop_empty_slices(&self, gone: &[Arc<SandboxRecord>]) {
+        let Some(mount) = &self.layout.unified else { return };
+        for slice in gone.iter().filter_map(|sandbox| self.slice_of(sandbox)) {
+            self.scopes.stop_empty(&slice, mount);
         }
     }
 

@@ -9,6 +9,8 @@ use network::PodNetwork;
 
 use crate::crash::CrashHook;
 
+pub use cri::v1::CgroupDriver;
+
 /// Everything a [`crate::Runtime`] needs.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -18,6 +20,10 @@ pub struct RuntimeConfig {
     pub run_dir: PathBuf,
     /// The cgroup that shims are born in, e.g. `/kakoi`; never the daemon's own.
     pub cgroup_parent: String,
+    /// Which driver clients are told of. What a sandbox's parent is decides for itself: a slice's name, or a path.
+    pub cgroup_driver: CgroupDriver,
+    /// The bus of the service manager.
+    pub bus: systemd::Bus,
     /// The version reported to clients.
     pub version: String,
     /// Images and their layers.

@@ -25,6 +25,7 @@ mod process;
 mod record;
 mod recover;
 mod sandbox;
+mod scope;
 mod seccomp;
 mod service;
 mod state;
@@ -52,7 +53,7 @@ use crate::handler::Handlers;
 use crate::service::{ImageServer, RuntimeServer};
 use crate::state::Table;
 use crate::streaming::Streaming;
-pub use config::RuntimeConfig;
+pub use config::{CgroupDriver, RuntimeConfig};
 pub use crash::{CrashHook, CrashPoint};
 pub use handler::{HandlerConfig, HandlerError, describe, handlers};
 
@@ -149,7 +150,9 @@ impl Runtime {
         // What can't be signalled is killed with its sandbox, and reported there.
         drop(futures::future::join_all(ends).await);
         let mut first = None;
-        for sandbox in self.core.table.sandboxes() {
+        let sandboxes = self.core.table.sandboxes();
+        let records: Vec<_> = sandboxes.iter().map(|sandbox| sandbox.record()).collect();
+        for sandbox in sandboxes {
             let removed =
                 self.core.complete(sandbox::remove(Arc::clone(&self.core), sandbox.id.clone())).await;
             if let Err(error) = removed {
@@ -157,6 +160,13 @@ impl Runtime {
                 first.get_or_insert_with(|| error.to_string());
             }
         }
+        let cgroups = self.core.cgroups.clone();
+        let slices = core::blocking(move || {
+            cgroups.stop_empty_slices(&records);
+            Ok(())
+        });
+        // It says itself what it could not do.
+        drop(slices.await);
         if first.is_none()
             && let Err(error) = self.core.cgroups.remove_instance()
         {
@@ -194,7 +204,8 @@ fn prepare(
         .map_err(|error| failed(&error))?;
     let launcher = Launcher::new(&config.shim)
         .map_err(|error| StartError::Prepare(format!("make the shims' launcher: {error}")))?;
-    let cgroups = cgroup::Cgroups::open(&config.cgroup_parent).map_err(|error| failed(&error))?;
+    let scopes = scope::Scopes::new(&config);
+    let cgroups = cgroup::Cgroups::open(&config.cgroup_parent, scopes).map_err(|error| failed(&error))?;
     Ok(Arc::new(Core {
         config,
         table: Table::default(),

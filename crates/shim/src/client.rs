@@ -108,6 +108,25 @@ impl Launcher {
         }
     }
 
+    /// Starts a process that only stays, in `cgroup`: see [`hold`](crate::hold). It outlives the caller.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn hold(&self, cgroup: &sys::cgroup::Directories) -> io::Result<Child> {
+        let null = std::fs::File::open("/dev/null")?;
+        let doors = cgroup.open_legacy_doors()?;
+        sys::process::spawn(&SpawnPlan {
+            program: self.program.as_fd(),
+            args: vec![c"kakoi-shim".to_owned(), CString::new(crate::HOLD).unwrap_or_default()],
+            env: Vec::new(),
+            fds: vec![null.as_fd(), null.as_fd(), null.as_fd()],
+            cgroup: cgroup.unified.as_ref().map(AsFd::as_fd),
+            legacy_cgroups: doors.iter().map(AsFd::as_fd).collect(),
+            mount_namespace: Some(self.mount_namespace.as_fd()),
+        })
+        .map_err(io::Error::other)
+    }
+
     fn start(
         &self,
         place: &Place,

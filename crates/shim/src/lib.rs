@@ -20,6 +20,16 @@ mod wire;
 
 pub use supervisor::run;
 
+/// The program's argument for [`hold`], in the place of a sandbox's ID.
+pub const HOLD: &str = "hold";
+
+/// The program in its other role: it stays where it is until a signal ends it. systemd ends a scope that has no process.
+pub fn hold() -> ! {
+    loop {
+        rustix::event::pause();
+    }
+}
+
 /// One line to the shim's own log, `shim.log` in its run directory.
 fn complain(text: &str) {
     use std::io::Write;

@@ -32,6 +32,14 @@ pub enum BusError {
         /// The answer.
         source: zbus::Error,
     },
+    /// A unit did not come up.
+    #[error("the unit {unit} did not start: {result} (systemctl status {unit})")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// The job's result, in the service manager's word.
+        result: String,
+    },
     /// The connection ended before the answer came.
     #[error("cannot {action}: the bus closed the connection to {service}")]
     Closed {

@@ -12,16 +12,12 @@ use futures::StreamExt as _;
 use zbus::proxy::SignalStream;
 
 use crate::bus::{Bus, BusError, Place};
+use crate::unit::MANAGER;
 
 const LOGIN: Place = Place {
     service: "org.freedesktop.login1",
     path: "/org/freedesktop/login1",
     interface: "org.freedesktop.login1.Manager",
-};
-const MANAGER: Place = Place {
-    service: "org.freedesktop.systemd1",
-    path: "/org/freedesktop/systemd1",
-    interface: "org.freedesktop.systemd1.Manager",
 };
 const SIGHUP: i32 = 1;
 

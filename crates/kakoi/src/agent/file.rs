@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::eviction::{self, EvictionError};
+use crate::cgroup::CgroupDriver;
 use crate::shutdown::{self, ShutdownError};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -19,7 +20,6 @@ const KIND: &str = "KubeletConfiguration";
 
 /// Fields that upstream has and this kubelet does not follow.
 const IGNORED: &[&str] = &[
-    "cgroupDriver",
     "cgroupRoot",
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
@@ -135,6 +135,8 @@ pub(crate) struct Settings {
     #[serde(rename = "clusterDNS", default)]
     pub(crate) cluster_dns: Vec<String>,
     pub(crate) max_pods: Option<u32>,
+    /// Where the runtime does not say which it has.
+    pub(crate) cgroup_driver: Option<CgroupDriver>,
     #[serde(rename = "podCIDR")]
     pub(crate) pod_cidr: Option<String>,
     pub(crate) resolv_conf: Option<PathBuf>,
@@ -333,11 +335,12 @@ mod tests {
 
     #[test]
     fn fields_are_honoured_ignored_by_name_or_refused() {
-        let file = parse("maxPods: 20\nclusterDNS: [10.96.0.10]\nevictionHard: {memory.available: 5%}\nsyncFrequency: 1m\ncgroupDriver: systemd\n").unwrap();
+        let file = parse("maxPods: 20\nclusterDNS: [10.96.0.10]\nevictionHard: {memory.available: 5%}\nsyncFrequency: 1m\nhairpinMode: none\ncgroupDriver: systemd\n").unwrap();
         assert_eq!(file.settings.max_pods, Some(20));
         assert_eq!(file.settings.cluster_dns, ["10.96.0.10"]);
         assert_eq!(file.eviction.hard.memory, Threshold::Percent(5));
-        assert_eq!(file.ignored, ["syncFrequency", "cgroupDriver"], "in the order of the file");
+        assert_eq!(file.ignored, ["syncFrequency", "hairpinMode"], "in the order of the file");
+        assert_eq!(file.settings.cgroup_driver, Some(CgroupDriver::Systemd));
         assert_eq!(file.whole["syncFrequency"], "1m");
         let graceful = parse("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n").unwrap();
         assert_eq!(graceful.shutdown.requested().as_secs(), 30);

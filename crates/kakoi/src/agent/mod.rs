@@ -156,7 +156,7 @@ async fn configure(
         kubelet_dir: places.kubelet(),
         static_pod_path: settings.static_pod_path.clone(),
         pod_logs_dir: settings.pod_logs_dir.clone().unwrap_or_else(|| places.pod_logs()),
-        cgroup_root: format!("/{}", places.instance()),
+        cgroups: settings.cgroup_driver.unwrap_or_default().roots(places),
         listener,
         cluster_dns: ClusterDns {
             servers: settings.cluster_dns.clone(),

@@ -11,7 +11,7 @@ use super::label;
 use super::resource::{Amount, CgroupValues, cgroup_values, overhead, pod_amount};
 use super::restart::is_sidecar;
 use super::security::{NodeSecurity, plan_sandbox_security};
-use crate::cgroup::group_of;
+use crate::cgroup::Tree;
 use crate::userns::PodUserns;
 
 /// What a sandbox is planned from.
@@ -23,8 +23,8 @@ pub(crate) struct SandboxInput<'a> {
     pub(crate) resolver: &'a Resolver,
     pub(crate) host: &'a HostName,
     pub(crate) log_directory: &'a Path,
-    /// The instance's cgroup, e.g. `/kakoi`.
-    pub(crate) cgroup_root: &'a str,
+    /// Where Pods' cgroups lie.
+    pub(crate) cgroups: &'a Tree,
     pub(crate) node: &'a NodeSecurity,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn plan_sandbox(input: SandboxInput<'_>) -> v1::PodSandboxConfig {
         labels: label::sandbox_labels(pod),
         annotations: label::sandbox_annotations(pod),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: group_of(input.cgroup_root, pod),
+            cgroup_parent: input.cgroups.parent_for_runtime(pod),
             security_context: Some(plan_sandbox_security(pod, input.userns, input.node)),
             sysctls: sysctls(pod),
             overhead: Some(overhead(pod))
@@ -106,6 +106,7 @@ mod tests {
     use userns::{IdMappings, IdRange};
 
     use super::*;
+    use crate::cgroup::CgroupDriver;
     use crate::pod::hosts::plan_host_name;
 
     fn plan(spec: serde_json::Value, userns: &PodUserns) -> v1::PodSandboxConfig {
@@ -119,7 +120,7 @@ mod tests {
             resolver: &Resolver::default(),
             host: &plan_host_name(&pod, "cluster.local"),
             log_directory: Path::new("/var/log/pods/n_p_u"),
-            cgroup_root: "/kakoi",
+            cgroups: &Tree { root: "/kakoi".into(), driver: CgroupDriver::Cgroupfs },
             node: &NodeSecurity::default(),
         })
     }

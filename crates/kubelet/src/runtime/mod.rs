@@ -11,6 +11,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::Instrument as _;
 
+use crate::cgroup::CgroupDriver;
+
 /// How long ordinary calls may take; as upstream's `runtimeRequestTimeout`.
 const DEADLINE: Duration = Duration::from_mins(2);
 /// Making a sandbox may wait for the network.
@@ -78,6 +80,20 @@ macro_rules! simple_calls {
 }
 
 impl Cri {
+    /// The runtime's cgroup driver; `None` where it does not say (before CRI of Kubernetes 1.28).
+    pub(crate) async fn cgroup_driver(&self) -> Answer<Option<CgroupDriver>> {
+        let request = timed(v1::RuntimeConfigRequest::default(), DEADLINE);
+        let asked = call("runtime_config", DEADLINE, self.runtime.clone().runtime_config(request)).await;
+        let said = match asked {
+            Err(error) if error.code == Code::Unimplemented => return Ok(None),
+            other => other?.linux,
+        };
+        Ok(said.map(|linux| match linux.cgroup_driver() {
+            v1::CgroupDriver::Systemd => CgroupDriver::Systemd,
+            v1::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+        }))
+    }
+
     pub(crate) fn new(channel: Channel) -> Self {
         Self { runtime: cri::runtime_client(channel.clone()), images: cri::image_client(channel) }
     }

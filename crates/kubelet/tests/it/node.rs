@@ -12,8 +12,8 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles};
 use kubelet::{
-    ApiService, Clock, ClusterDns, EvictionSettings, Faults, KubeletConfig, LogLimits, NoFaults, ServerTls,
-    ServingCertificate, ShutdownConfig, ShutdownSettings, VolumeProbe,
+    ApiService, CgroupDriver, CgroupRoots, Clock, ClusterDns, EvictionSettings, Faults, KubeletConfig,
+    LogLimits, NoFaults, ServerTls, ServingCertificate, ShutdownConfig, ShutdownSettings, VolumeProbe,
 };
 use serde_json::{Value, json};
 use systemd::Bus;
@@ -65,7 +65,11 @@ impl Settings<'_> {
             kubelet_dir: self.directory.join("kubelet"),
             static_pod_path: Some(self.directory.join("manifests")),
             pod_logs_dir: self.directory.join("logs"),
-            cgroup_root: self.cgroup.to_owned(),
+            cgroups: CgroupRoots {
+                cgroupfs: self.cgroup.to_owned(),
+                systemd: "/kubelet_test".into(),
+                driver: CgroupDriver::Cgroupfs,
+            },
             listener,
             tls: self.tls,
             api_service: ApiService { host: "10.96.0.1".into(), port: 443 },

@@ -125,6 +125,8 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
     let resources =
         record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let devices = device::find(&record, &of_sandbox)?;
+    // A scope whose processes were all killed is gone.
+    core.cgroups.prepare(&of_sandbox, &core.launcher)?;
     let directories = tracing::debug_span!(target: "path", "runtime: start: cgroup")
         .in_scope(|| core.cgroups.make(&group, &resources, &devices))?;
     core.config.crash.reached(CrashPoint::CgroupMade)?;

@@ -23,7 +23,8 @@ use crate::{files, id};
 
 /// Makes a sandbox and returns its ID.
 pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Result<String> {
-    let config = request.config.ok_or_else(|| Error::missing("config"))?;
+    let mut config = request.config.ok_or_else(|| Error::missing("config"))?;
+    core.cgroups.settle_parent(&mut config);
     check(&config)?;
     let handler = core.handlers.find(&request.runtime_handler)?;
     let id = id::new();
@@ -124,6 +125,7 @@ fn start_shim(core: &Core, sandbox: &Sandbox, plan: &shim::protocol::SandboxPlan
     make_dir(sandbox.directory())?;
     record::save(sandbox.directory(), &*sandbox.record())?;
     core.config.crash.reached(CrashPoint::SandboxRecorded)?;
+    core.cgroups.prepare(&sandbox.record(), &core.launcher)?;
     let place = core.shim_dir(&sandbox.id);
     let shim = core
         .launcher

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use cri::v1::{LinuxContainerResources, UpdatePodSandboxResourcesRequest};
 
-use super::plan;
 use crate::container::merge;
 use crate::core::{Core, blocking};
 use crate::error::Result;
@@ -21,10 +20,9 @@ pub(crate) async fn update_resources(
     sandbox.live_shim()?;
     blocking(move || {
         let record = sandbox.record();
-        let is_own = plan::cgroup_parent(&record.config).is_empty();
+        let is_own = core.cgroups.is_own(&record);
         if let Some(resources) = request.resources.as_ref().filter(|_| is_own) {
-            core.cgroups.make_parent(&record)?;
-            core.cgroups.update(&core.cgroups.parent_of(&record), resources)?;
+            core.cgroups.limit_parent(&record, resources)?;
         }
         sandbox.update(|record| {
             let linux = record.config.linux.get_or_insert_with(Default::default);

@@ -48,7 +48,7 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: self.0.config.cgroup_driver.into() };
         Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
 

@@ -60,6 +60,8 @@ async fn config(directory: &Path) -> RuntimeConfig {
         state_dir: directory.join("containers"),
         run_dir: directory.join("run"),
         cgroup_parent: format!("/{instance}"),
+        cgroup_driver: runtime::CgroupDriver::Cgroupfs,
+        bus: systemd::Bus::system(),
         version: "test".to_owned(),
         images,
         network: Some(network.await.unwrap()),

@@ -12,7 +12,7 @@ mod stat;
 pub use apply::{CgroupError, apply, kill, open, processes, remove};
 pub use detail::{Details, DeviceIo, HugeUsage, Pressure, Stall, details, pressure};
 pub use device::DeviceRule;
-pub use plan::{HugePages, Limits, Plan, Step, plan_create, plan_update};
+pub use plan::{HugePages, Limits, Plan, Step, plan_create, plan_update, weight_of};
 pub use stat::{Stats, stats};
 
 use std::io;

@@ -170,7 +170,7 @@ fn unified_limits(directory: &Path, limits: &Limits) -> Vec<Step> {
 }
 
 /// From shares (2-262144, 1024 is usual) to v2's weight (1-10000, 100 is usual), linear as in the field's runtimes.
-fn weight_of(shares: u64) -> u64 {
+pub fn weight_of(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 

@@ -2,6 +2,8 @@
 
 mod bus;
 mod login;
+mod units;
 
 pub use bus::PrivateBus;
 pub use login::FakeLogin;
+pub use units::{FakeUnits, Unit};

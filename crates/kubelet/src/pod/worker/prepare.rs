@@ -38,7 +38,7 @@ pub(super) enum Problem {
     #[error("MountVolume.SetUp failed for volume {volume:?} : {cause}")]
     Token { volume: String, cause: TokenError },
     #[error("unable to ensure pod container exists: {0}")]
-    Cgroup(#[from] sys::cgroup::CgroupError),
+    Cgroup(#[from] crate::cgroup::PodCgroupError),
     #[error("make the Pod's directories: {0}")]
     Directory(std::io::Error),
     #[error(transparent)]

@@ -103,7 +103,7 @@ impl Worker {
             resolver: &dns.resolver,
             host: &host,
             log_directory: &logs,
-            cgroup_root: self.shared.cgroups.root(),
+            cgroups: self.shared.cgroups.tree(),
             node: &self.shared.security,
         })
     }
