@@ -8,7 +8,7 @@
 //! The runtime's container process becomes a child of the shim, which is subreaper, when the runtime ends. Between
 //! `create` and `start` it waits, and the ID map that it joined is compared with the one that was asked for.
 
-use super::{Begun, Fds, Job, Stdio, begin, mounts, program, set_limits};
+use super::{Begun, Fds, Job, Stdio, begin, finish, mounts, program, set_limits};
 use crate::identity;
 use crate::protocol::{
     CgroupFds, DevicePlan, ExecPlan, Failure, FailureKind, MountSource, OciPlan, ProcessPlan,
@@ -19,22 +19,16 @@ use crate::stage;
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio as Place};
-use std::time::Duration;
 use sys::mount::{Attributes, FsOption, TRIMMED_SHM, new_filesystem};
 use sys::path::{Kind, open_or_make};
+use sys::process::{CloneOptions, Ended, Fork, fork};
 
 /// Where runtimes look for their own helpers.
 const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// How long a terminal that was announced may take to come.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of what a runtime said that are read.
 const WORDS: u64 = 64 << 10;
@@ -182,14 +176,9 @@ impl<'a> Runtime<'a> {
 
     /// Copies a text of the daemon's onto the stage.
     fn write(&self, name: &str, text: BorrowedFd<'_>) -> Result<(), Failure> {
-        let write = || {
-            let mut source = File::from(text.try_clone_to_owned()?);
-            source.rewind()?;
-            let mut bytes = Vec::new();
-            source.read_to_end(&mut bytes)?;
-            std::fs::write(self.path(name), bytes)
-        };
-        write().map_err(setup(format!("write {name}")))
+        program::read_end(text, u64::MAX)
+            .and_then(|bytes| std::fs::write(self.path(name), bytes))
+            .map_err(setup(format!("write {name}")))
     }
 
     /// Runs a verb that makes a process, tells the shim of it, and answers its PID.
@@ -214,7 +203,7 @@ impl<'a> Runtime<'a> {
         if let Some(listener) = listener {
             self.pass_terminal(&listener, process)?;
         }
-        let text = std::fs::read_to_string(&pid_file).map_err(setup("read the PID of the container"))?;
+        let text = File::open(&pid_file).map(read_text).map_err(setup("read the PID of the container"))?;
         let pid = text.trim().parse().map_err(|_| {
             failure(format!("the OCI runtime {} says that the PID is {text:?}", self.oci.program))
         })?;
@@ -227,7 +216,7 @@ impl<'a> Runtime<'a> {
         let receive = || {
             listener.set_nonblocking(true)?;
             let (stream, _) = listener.accept()?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nonblocking(true)?;
             let mut fds = Vec::new();
             sys::socket::receive(&stream, &mut [0; 4096], &mut fds)?;
             fds.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
@@ -242,51 +231,55 @@ impl<'a> Runtime<'a> {
 
     /// Runs the runtime to its end, with the container's streams or with none.
     fn run(&self, args: &[&str], stdio: Option<&Stdio>) -> Result<(), Failure> {
-        let OciPlan { program, state, stage: directory, .. } = self.oci;
+        let OciPlan { program, state, .. } = self.oci;
+        let log = self.path(stage::LOG);
+        let own = [program, "--root", state, "--log", &log, "--log-format", "json"];
+        let all: Vec<String> = own.into_iter().chain(args.iter().copied()).map(str::to_owned).collect();
+        // SAFETY: single-threaded, as the shim that forked this process.
+        let child = match unsafe { fork(CloneOptions::default()) }.map_err(setup("fork"))? {
+            Fork::Child => {
+                let failed = self.become_runtime(&all, stdio);
+                finish(self.status, failed.map_err(setup(format!("run the OCI runtime {program}"))))
+            }
+            Fork::Parent(child) => child,
+        };
+        report::send(self.status, &Report::Runtime(child.pid), &[]).map_err(setup("report to the shim"))?;
+        let ended = match child.wait().map_err(setup(format!("wait for {program}")))? {
+            Ended::Exited(0) => return Ok(()),
+            Ended::Exited(code) => format!("it ended with exit status {code}"),
+            Ended::Signaled(signal) => format!("signal {signal} ended it"),
+        };
+        let said = self.said().unwrap_or_else(|| format!("{ended} and left no word in its log"));
         let verb = args.first().copied().unwrap_or_default();
-        let mut command = Command::new(program);
-        command.args(["--root", state, "--log", &self.path(stage::LOG), "--log-format", "json"]);
-        command.args(args).env_clear().env("PATH", SEARCH).current_dir(directory);
-        self.place_streams(&mut command, stdio).map_err(setup("copy the standard streams"))?;
-        // SAFETY: `prepare` makes system calls only.
-        unsafe { command.pre_exec(prepare) };
-        let mut child = command.spawn().map_err(setup(format!("run the OCI runtime {program}")))?;
-        let pid = i32::try_from(child.id()).unwrap_or_default();
-        report::send(self.status, &Report::Runtime(pid), &[]).map_err(setup("report to the shim"))?;
-        let ended = child.wait().map_err(setup(format!("wait for {program}")))?;
-        if ended.success() {
-            return Ok(());
-        }
-        let said = self.said();
-        let said = said.unwrap_or_else(|| format!("it ended with {ended} and left no word in its log"));
         Err(Failure { kind: kind_of(&said), message: format!("{program} {verb}: {said}") })
     }
 
-    fn place_streams(&self, command: &mut Command, stdio: Option<&Stdio>) -> io::Result<()> {
-        let place = |stream: Option<&OwnedFd>| {
-            stream.map_or_else(|| Ok(Place::null()), |fd| fd.try_clone().map(Place::from))
+    /// Comes back only with a failure.
+    fn become_runtime(&self, args: &[String], stdio: Option<&Stdio>) -> io::Result<()> {
+        let (null, words) = (program::null()?, self.words.try_clone()?.into());
+        let streams = match stdio {
+            Some(Stdio { stdin, stdout, stderr }) => {
+                [stdin, stdout, stderr].map(|stream| stream.as_ref().unwrap_or(&null))
+            }
+            None => [&null, &words, &words],
         };
-        if let Some(Stdio { stdin, stdout, stderr }) = stdio {
-            command.stdin(place(stdin.as_ref())?);
-            command.stdout(place(stdout.as_ref())?).stderr(place(stderr.as_ref())?);
-        } else {
-            command.stdin(Place::null());
-            command.stdout(self.words.try_clone()?).stderr(self.words.try_clone()?);
+        for (target, stream) in (0..).zip(streams) {
+            program::place(stream, target)?;
         }
-        Ok(())
+        rustix::process::chdir(self.oci.stage.as_str())?;
+        let strings = |list: &[String]| program::strings(list).map_err(io::Error::other);
+        let (args, env) = (strings(args)?, strings(&[format!("PATH={SEARCH}")])?);
+        let file = args.first().cloned().unwrap_or_default();
+        sys::process::reset_signals();
+        identity::die_with_parent()?;
+        Err(program::execve(&file, &args, &env))
     }
 
     /// Why it failed, in its own words: those of its log, else the last that it wrote.
     fn said(&self) -> Option<String> {
-        let log = File::open(self.path(stage::LOG)).and_then(|log| read_some(&log)).unwrap_or_default();
-        last_error(&log).or_else(|| last_line(&read_some(&self.words).unwrap_or_default()))
+        let log = File::open(self.path(stage::LOG)).map(read_text).unwrap_or_default();
+        last_error(&log).or_else(|| last_line(&read_text(&self.words)))
     }
-}
-
-/// In the runtime, just before `execve`.
-fn prepare() -> io::Result<()> {
-    sys::process::reset_signals();
-    identity::die_with_parent()
 }
 
 fn open_directory(path: &str) -> io::Result<OwnedFd> {
@@ -294,32 +287,35 @@ fn open_directory(path: &str) -> io::Result<OwnedFd> {
     Ok(openat(rustix::fs::CWD, path, flags, Mode::empty())?)
 }
 
-/// The end of a file, from its beginning if it is short.
-fn read_some(file: &File) -> io::Result<String> {
-    let length = file.metadata()?.len();
-    let mut bytes = vec![0; usize::try_from(length.min(WORDS)).unwrap_or_default()];
-    file.read_exact_at(&mut bytes, length.saturating_sub(WORDS))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The end of a file as text.
+fn read_text(file: impl AsFd) -> String {
+    let bytes = program::read_end(file, WORDS).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The text of a field in a line of JSON.
+fn field(line: &str, name: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
+    serde_json::Deserializer::from_slice(rest.as_bytes()).into_iter::<String>().next()?.ok()
 }
 
 /// The last error of a log of JSON lines, or the last line of one that is none.
 fn last_error(log: &str) -> Option<String> {
-    let message = |line: &str| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_error = matches!(line.get("level")?.as_str()?, "error" | "fatal" | "panic");
-        is_error.then(|| Some(line.get("msg")?.as_str()?.to_owned())).flatten()
+    let message = |line: &str| match field(line, "level")?.as_str() {
+        "error" | "fatal" => field(line, "msg"),
+        _ => None,
     };
     let is_json = log.trim_start().starts_with('{');
-    log.lines().rev().find_map(message).or_else(|| if is_json { None } else { last_line(log) })
+    log.rsplit('\n').find_map(message).or_else(|| if is_json { None } else { last_line(log) })
 }
 
 fn last_line(text: &str) -> Option<String> {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    text.rsplit('\n').map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// What users know as exit codes 127 and 126, by the words of runc and crun.
 fn kind_of(said: &str) -> FailureKind {
-    let said = said.to_lowercase();
+    let said = said.to_ascii_lowercase();
     let is_about_program = said.contains("executable file") || said.contains("exec: ");
     let has = |words: &str| said.contains(words);
     match (is_about_program, has("not found") || has("no such file"), has("permission denied")) {

@@ -8,7 +8,7 @@ use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A process that is in its namespaces.
@@ -84,12 +84,16 @@ pub(super) fn become_program(program: &Program<'_>) -> Result<(), Failure> {
 }
 
 fn read_seccomp(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Failure> {
+    read_end(fd, u64::MAX).map_err(setup("read the seccomp program"))
+}
+
+/// The last bytes of a file, `most` of them at most. Others may hold the same open file: its position does not move.
+pub(super) fn read_end(fd: impl AsFd, most: u64) -> io::Result<Vec<u8>> {
     use std::os::unix::fs::FileExt;
-    let file = fd.try_clone_to_owned().map(std::fs::File::from).map_err(setup("open the seccomp program"))?;
-    let length = file.metadata().map_err(setup("stat the seccomp program"))?.len();
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    // Others hold the same open file: its position must not move.
-    file.read_exact_at(&mut bytes, 0).map_err(setup("read the seccomp program"))?;
+    let file = fd.as_fd().try_clone_to_owned().map(std::fs::File::from)?;
+    let length = file.metadata()?.len();
+    let mut bytes = vec![0; usize::try_from(length.min(most)).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, length.saturating_sub(most))?;
     Ok(bytes)
 }
 
@@ -113,11 +117,11 @@ fn place_stdio(program: &Program<'_>) -> io::Result<()> {
     close_others()
 }
 
-fn null() -> io::Result<OwnedFd> {
+pub(super) fn null() -> io::Result<OwnedFd> {
     Ok(openat(rustix::fs::CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn place(source: &OwnedFd, target: i32) -> io::Result<()> {
+pub(super) fn place(source: &OwnedFd, target: i32) -> io::Result<()> {
     // SAFETY: two plain descriptor numbers; 0, 1 and 2 belong to nobody in this process any more.
     let result = unsafe { libc::dup2(source.as_raw_fd(), target) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -207,13 +211,13 @@ fn not_executable(message: String) -> Failure {
     Failure { kind: FailureKind::CommandNotExecutable, message }
 }
 
-fn strings(list: &[String]) -> Result<Vec<CString>, Failure> {
+pub(super) fn strings(list: &[String]) -> Result<Vec<CString>, Failure> {
     let convert =
         |text: &String| CString::new(text.as_str()).map_err(|_| failure(format!("NUL byte in {text:?}")));
     list.iter().map(convert).collect()
 }
 
-fn execve(file: &CString, args: &[CString], env: &[CString]) -> io::Error {
+pub(super) fn execve(file: &CString, args: &[CString], env: &[CString]) -> io::Error {
     let pointers =
         |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (args, env) = (pointers(args), pointers(env));
