@@ -58,6 +58,12 @@ fn start_held(core: &Core, sandbox: &Sandbox, container: &Container, shim: &Shim
 /// The process may run when its start fails in the end; whatever it is, it ends with the failure.
 fn end_unwanted(core: &Core, sandbox: &Sandbox, container: &Container) {
     let record = sandbox.record();
+    // An OCI runtime that hangs is still at it, outside of the container's group.
+    if let Some(shim) = sandbox.shim().filter(|_| !record.handler.is_empty())
+        && let Err(error) = shim.abort(&container.id)
+    {
+        tracing::warn!(container = container.id, %error, "cannot end a launch that failed");
+    }
     let group = super::cgroup_path(core, &record, &container.id);
     let ended =
         core.cgroups.kill(&group).and_then(|()| handler::forget(core, &record.handler, &container.id));
