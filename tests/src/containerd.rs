@@ -40,6 +40,11 @@ impl<'a> Containerd<'a> {
         containerd
     }
 
+    /// Whether a containerd was named that makes user namespaces, by `KAKOI_CONTAINERD` (`hack/containerd/fetch.sh`).
+    pub fn is_newer() -> bool {
+        newer().is_some()
+    }
+
     /// Where it serves CRI.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket().display())
@@ -54,6 +59,12 @@ impl<'a> Containerd<'a> {
         let log = File::options().append(true).create(true).open(self.root.join("log"));
         let log = log.expect("the log can be opened");
         let mut command = self.node.inside(Path::new("containerd"));
+        if let Some(directory) = newer() {
+            command = self.node.inside(&directory.join("bin/containerd"));
+            // It looks there for its shim, and the shim for runc.
+            let usual = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{usual}", directory.join("bin").display()));
+        }
         command.arg("--config").arg(self.root.join("config.toml")).stdin(Stdio::null()).stdout(Stdio::null());
         self.daemon = Some(command.stderr(log).spawn().expect("Debian's package `containerd` is installed"));
         let line = self.ctr("version");
@@ -81,6 +92,11 @@ impl<'a> Containerd<'a> {
         let line = format!("tar -C {} -cf {1} . && {import} {1}", layout.display(), archive.display());
         self.node.shell(&line).ok();
     }
+}
+
+/// A directory with a newer containerd and runc than Debian's stable ones.
+fn newer() -> Option<PathBuf> {
+    std::env::var_os("KAKOI_CONTAINERD").map(PathBuf::from)
 }
 
 fn config(root: &Path) -> String {

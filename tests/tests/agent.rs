@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what is wrong by ending")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tests::{Agent, Containerd, Node, NodeOptions, WORKER, admit_worker};
+use tests::{Agent, Containerd, Node, NodeOptions, WORKER, admit_worker, processes_on};
 
 /// A Pod for the worker that counts its runs in its log and then sleeps.
 fn pod(name: &str, fields: Value) -> String {
@@ -84,6 +86,105 @@ fn a_node_agent_alone_joins_and_its_pods_outlive_it_and_their_runtime() {
     });
 }
 
+/// The processes of a Pod of the worker, by its record.
+fn processes(agent: &Agent<'_>, uid: &str) -> BTreeSet<u32> {
+    let record = agent.root().join("var/lib/kubelet/pods").join(uid).join("userns");
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap_or_default()).unwrap_or_default();
+    let first = record["uidMappings"][0]["hostId"].as_u64().unwrap_or_default();
+    if first == 0 { BTreeSet::new() } else { processes_on(&(first..first + 65_536)) }
+}
+
+/// Asks the worker's own server as the cluster's administrator, who needs no API server for it.
+fn ask(node: &Node, agent: &Agent<'_>, path: &str) -> String {
+    let line = format!(
+        "cd {root} && openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout admin.key \
+         -subj /O=system:masters/CN=admin -out admin.csr && openssl x509 -req -in admin.csr -CA {pki}/ca.crt \
+         -CAkey {pki}/ca.key -CAcreateserial -days 2 -out admin.crt -extfile <(echo extendedKeyUsage=clientAuth) && \
+         curl -s --fail-with-body --cacert {pki}/ca.crt --cert admin.crt --key admin.key https://192.0.2.10:10250{path}",
+        root = agent.root().display(),
+        pki = node.root().join("var/lib/kakoi/pki").display(),
+    );
+    node.shell(&line).ok()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// A process that takes connections and does nothing, until this is dropped.
+struct Frozen(u32);
+
+impl Frozen {
+    fn new(pid: u32) -> Self {
+        signal(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn while_the_api_server_and_the_runtime_are_away_pods_live_on_and_all_is_told_afterwards() {
+    let node = cluster();
+    let mut agent = Agent::new(&node);
+    agent.start_runtime();
+    agent.start_kubelet();
+    agent.ready();
+    node.apply(&pod("joined", json!({})));
+    node.ready(&["joined"]);
+    let uid = node.uid("joined");
+    let first = processes(&agent, &uid);
+    let again = |agent: &Agent<'_>, before: &BTreeSet<u32>| {
+        node.until("a new process", Duration::from_secs(60), |_| {
+            let now = processes(agent, &uid);
+            !now.is_empty() && now.is_disjoint(before)
+        });
+        processes(agent, &uid)
+    };
+
+    // The API server takes connections and answers nothing.
+    let frozen = Frozen::new(node.daemon_pid());
+    first.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    let second = again(&agent, &first);
+    assert_eq!(ask(&node, &agent, "/containerLogs/default/joined/c"), "begun\n");
+    assert!(ask(&node, &agent, "/pods").contains("joined"));
+    fs::create_dir_all(agent.root().join("manifests")).unwrap();
+    fs::write(agent.root().join("manifests/by-file.json"), pod("by-file", json!({}))).unwrap();
+    let known: BTreeSet<String> = directories(&agent);
+    node.until("the static Pod", Duration::from_secs(60), |_| {
+        directories(&agent).difference(&known).any(|uid| !processes(&agent, uid).is_empty())
+    });
+
+    // The runtime dies as well, and what ends meanwhile is seen when it is back.
+    agent.kill_runtime();
+    second.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    agent.start_runtime();
+    let third = again(&agent, &second);
+
+    // A kubelet that starts now ends nothing of what it finds.
+    agent.kill_kubelet();
+    agent.start_kubelet();
+    node.until("the kubelet to serve", Duration::from_secs(30), |node| {
+        node.shell("curl -sk https://192.0.2.10:10250/healthz").stdout == "ok"
+    });
+    assert_eq!(processes(&agent, &uid), third);
+    drop(frozen);
+    node.wait_for("pod/joined", ".status.containerStatuses[0].restartCount", "2");
+    node.wait_for(&format!("pod/by-file-{WORKER}"), ".status.phase", "Running");
+    assert_eq!(processes(&agent, &uid), third);
+    node.kubectl(&["delete", "pod", "joined", "--timeout=60s"]).ok();
+}
+
+/// The UIDs of the Pods that the worker has directories of.
+fn directories(agent: &Agent<'_>) -> BTreeSet<String> {
+    let entries = fs::read_dir(agent.root().join("var/lib/kubelet/pods")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
 /// A Pod with a volume, a probe and a hook that never asks for a user namespace.
 fn plain(name: &str) -> String {
     let sh = |line: &str| json!({"exec": {"command": ["sh", "-c", line]}});
@@ -134,17 +235,37 @@ fn plain_pods_run_over_debians_containerd_and_a_user_namespace_is_refused_by_nam
     node.wait_for("pod/plain", ".status.containerStatuses[0].lastState.terminated.exitCode", "3");
     assert_eq!(node.kubectl(&["logs", "plain", "--previous"]).ok(), "red\n");
 
-    // This containerd makes no user namespaces: the kubelet says so and starts nothing.
     node.apply(&pod("mapped", json!({"nodeName": WORKER})));
-    node.until("the refusal", Duration::from_secs(30), |node| {
-        let events = node.kubectl(&["events", "--for", "pod/mapped"]).stdout;
-        events.contains("FailedCreatePodSandBox") && events.contains("hostUsers")
-    });
+    if Containerd::is_newer() {
+        runs_mapped(&node, &agent, "mapped");
+    } else {
+        // Debian's containerd makes no user namespaces: the kubelet says so and starts nothing.
+        node.until("the refusal", Duration::from_secs(30), |node| {
+            let events = node.kubectl(&["events", "--for", "pod/mapped"]).stdout;
+            events.contains("FailedCreatePodSandBox") && events.contains("hostUsers")
+        });
+    }
     node.kubectl(&["delete", "pod", "plain", "mapped", "--timeout=90s"]).ok();
     let pods = agent.root().join("var/lib/kubelet/pods");
     node.until("the Pods' directories to go", Duration::from_secs(30), |_| {
         fs::read_dir(&pods).unwrap().next().is_none()
     });
+}
+
+/// The Pod runs on the host IDs of its record, and only on them; a container that ends is started again on the same.
+fn runs_mapped(node: &Node, agent: &Agent<'_>, name: &str) {
+    node.ready(&[name]);
+    let uid = node.uid(name);
+    let before = processes(agent, &uid);
+    assert!(!before.is_empty(), "its process runs on its record's IDs");
+    let map = node.exec(name, &["cat", "/proc/self/uid_map"]).ok();
+    let numbers: Vec<u64> = map.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    assert_eq!((numbers[0], numbers[2], numbers.len()), (0, 65_536, 3), "{map}");
+    assert_eq!(node.exec(name, &["id", "-u"]).ok(), "0\n");
+    before.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    node.wait_for(&format!("pod/{name}"), ".status.containerStatuses[0].restartCount", "1");
+    node.ready(&[name]);
+    assert_eq!(node.exec(name, &["cat", "/proc/self/uid_map"]).ok(), map);
 }
 
 /// How long the cluster's signer makes certificates good in the next test.
