@@ -43,12 +43,13 @@ impl Clock {
             if let Err(error) = follow_system(&told).await {
                 tracing::warn!(%error, "the kernel does not tell when the clock is set: waits go on as they were");
             }
-            return std::future::pending().await;
+            std::future::pending::<()>().await;
+            return;
         };
         while sets.changed().await.is_ok() {
             told();
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -25,8 +25,9 @@ use crate::shared::Shared;
 use crate::uid::PodUid;
 use crate::usage::{DiskUsage, disk_usage};
 
-/// How often the machine is looked at for what the kernel tells nobody, as upstream's eviction manager does.
-const EVERY: Duration = Duration::from_secs(10);
+/// The machine is looked at so long after the last look for what the kernel tells nobody; with [`BREATH`] each ten seconds, as
+/// upstream's eviction manager does.
+const EVERY: Duration = Duration::from_secs(9);
 /// While tasks wait for memory, the time between two looks: an end that was decided takes a moment to free some.
 const BREATH: Duration = Duration::from_secs(1);
 
@@ -87,7 +88,7 @@ pub(crate) async fn watch_pressure(
             Box::pin(evict(&shared, &settings, &look.short)).await;
             tokio::time::sleep(BREATH).await;
             // Nothing is wrong with running out of time here: that is the look now and then.
-            let _ = tokio::time::timeout(EVERY - BREATH, stalls.next()).await;
+            let _ = tokio::time::timeout(EVERY, stalls.next()).await;
         }
     };
     shutdown.run_until_cancelled(work).await;

@@ -23,7 +23,7 @@ pub(crate) struct Trigger {
     pub(crate) window: Duration,
 }
 
-/// Told at once, to those who have CAP_SYS_RESOURCE.
+/// Told at once, to those who have `CAP_SYS_RESOURCE`.
 const PROMPT: Trigger = Trigger { stall: Duration::from_millis(50), window: Duration::from_millis(500) };
 /// What anybody may ask for; the kernel adds up every two seconds (since 6.5).
 const PATIENT: Trigger = Trigger { stall: Duration::from_millis(100), window: Duration::from_secs(2) };

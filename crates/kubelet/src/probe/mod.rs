@@ -92,6 +92,7 @@ impl Results {
 pub(crate) struct Prober {
     results: Arc<Mutex<Results>>,
     tasks: BTreeMap<(String, Kind), JoinHandle<()>>,
+    has_looked: bool,
 }
 
 /// A running container that may have probes.
@@ -121,6 +122,7 @@ impl Prober {
 
     /// Probes just these containers; probes of others end.
     pub(crate) fn follow(&mut self, running: &[Running<'_>], tools: &ProbeTools) {
+        let is_first = !std::mem::replace(&mut self.has_looked, true);
         self.tasks.retain(|(id, _), task| {
             let stays = running.iter().any(|running| running.id == id);
             if !stays {
@@ -144,6 +146,7 @@ impl Prober {
                         container: running.container.clone(),
                         id: running.id.to_owned(),
                         kind,
+                        is_adopted: is_first && running.before.is_some(),
                     };
                     self.tasks.insert(key, tokio::spawn(run.run()));
                 }
@@ -177,6 +180,8 @@ struct Run {
     container: Container,
     id: String,
     kind: Kind,
+    /// The container ran before this node agent began.
+    is_adopted: bool,
 }
 
 fn seconds(value: Option<i32>, default: u64) -> Duration {
@@ -188,7 +193,7 @@ impl Run {
         let mut tracker = Tracker::new(&self.probe);
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
-        tokio::time::sleep(seconds(self.probe.initial_delay_seconds, 0)).await;
+        tokio::time::sleep(self.first_wait(period)).await;
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -208,6 +213,13 @@ impl Run {
                 return;
             }
         }
+    }
+
+    /// A node agent that begins finds many containers at once: their probes are spread over the period, as upstream's, so
+    /// that its own hurry makes none of them late.
+    fn first_wait(&self, period: Duration) -> Duration {
+        let asked = seconds(self.probe.initial_delay_seconds, 0);
+        if self.is_adopted { asked.max(period.mul_f64(rand::random())) } else { asked }
     }
 
     fn publish(&self, result: bool) {

@@ -18,8 +18,8 @@ impl Disk {
     fn mount(node: &Node) -> Self {
         let path = node.kubelet_dir();
         fs::create_dir_all(&path).unwrap();
-        let (none, options) = (rustix::mount::MountFlags::empty(), c"size=256k,nr_inodes=400");
-        rustix::mount::mount("tmpfs", &path, "tmpfs", none, options).unwrap();
+        let (flags, options) = (rustix::mount::MountFlags::empty(), c"size=256k,nr_inodes=400");
+        rustix::mount::mount("tmpfs", &path, "tmpfs", flags, options).unwrap();
         Self(path)
     }
 

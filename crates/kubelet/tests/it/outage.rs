@@ -16,13 +16,13 @@ use crate::manifests::write;
 use crate::node::{Node, a_moment, restarts};
 use crate::script::Script;
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// While this lives time does not pass by itself, though everybody waits.
-struct Stopped(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
+pub(crate) struct Stopped(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
 
-fn stop_time() -> Stopped {
+pub(crate) fn stop_time() -> Stopped {
     let (sender, held) = channel();
     // Tokio lets no paused time pass while something blocks.
     tokio::task::spawn_blocking(move || held.recv());
@@ -40,7 +40,7 @@ async fn pass(mut time: Duration) {
 }
 
 /// Lets seconds pass until `holds`, at most `longest`.
-async fn within(longest: Duration, what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn within(longest: Duration, what: &str, holds: impl AsyncFn() -> bool) {
     let deadline = tokio::time::Instant::now() + longest;
     while !holds().await {
         assert!(

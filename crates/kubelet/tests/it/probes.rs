@@ -1,9 +1,12 @@
 //! Probes and hooks, over commands that the scripted runtime answers.
 
+use std::time::Duration;
+
 use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::node::{Node, restarts};
+use crate::outage::{MINUTE, stop_time, within};
 
 fn is_ready(status: &k8s_openapi::api::core::v1::PodStatus) -> bool {
     let conditions = status.conditions.iter().flatten();
@@ -57,6 +60,36 @@ async fn readiness_survives_a_restart_of_the_node_agent() {
     node.create("q", json!({})).await;
     node.wait_for_phase("q", "Running").await;
     assert_eq!(node.status("p").await.conditions, before.conditions);
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_probes_that_a_node_agent_begins_with_are_spread_over_their_period() {
+    const PODS: usize = 20;
+    let _stopped = stop_time();
+    let mut node = Node::start().await;
+    let probe = json!({"exec": {"command": ["ready"]}, "timeoutSeconds": 60});
+    for number in 0..PODS {
+        let container = json!({"name": "c", "image": "i", "readinessProbe": probe});
+        node.create(&format!("p{number}"), json!({"containers": [container]})).await;
+    }
+    for number in 0..PODS {
+        node.wait_for(&format!("p{number}"), "ready", is_ready).await;
+    }
+    node.stop_kubelet().await;
+    let before = node.script.count("exec ready");
+    node.start_kubelet().await;
+    let first = std::cell::Cell::new(None);
+    within(MINUTE, "each container is probed", async || {
+        let made = node.script.count("exec ready") - before;
+        if made > 0 && first.get().is_none() {
+            first.set(Some(tokio::time::Instant::now()));
+        }
+        made >= PODS
+    })
+    .await;
+    let took = first.get().unwrap().elapsed();
+    assert!((Duration::from_secs(3)..Duration::from_secs(12)).contains(&took), "{took:?}");
     node.stop().await;
 }
 
