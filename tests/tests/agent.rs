@@ -111,6 +111,12 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
+fn end_all(pids: &BTreeSet<u32>) {
+    for pid in pids {
+        signal(*pid, Signal::KILL);
+    }
+}
+
 /// A process that takes connections and does nothing, until this is dropped.
 struct Frozen(u32);
 
@@ -139,7 +145,7 @@ fn while_the_api_server_and_the_runtime_are_away_pods_live_on_and_all_is_told_af
     let uid = node.uid("joined");
     let first = processes(&agent, &uid);
     let again = |agent: &Agent<'_>, before: &BTreeSet<u32>| {
-        node.until("a new process", Duration::from_secs(60), |_| {
+        node.until("a new process", Duration::from_mins(1), |_| {
             let now = processes(agent, &uid);
             !now.is_empty() && now.is_disjoint(before)
         });
@@ -148,20 +154,20 @@ fn while_the_api_server_and_the_runtime_are_away_pods_live_on_and_all_is_told_af
 
     // The API server takes connections and answers nothing.
     let frozen = Frozen::new(node.daemon_pid());
-    first.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    end_all(&first);
     let second = again(&agent, &first);
     assert_eq!(ask(&node, &agent, "/containerLogs/default/joined/c"), "begun\n");
     assert!(ask(&node, &agent, "/pods").contains("joined"));
     fs::create_dir_all(agent.root().join("manifests")).unwrap();
     fs::write(agent.root().join("manifests/by-file.json"), pod("by-file", json!({}))).unwrap();
     let known: BTreeSet<String> = directories(&agent);
-    node.until("the static Pod", Duration::from_secs(60), |_| {
+    node.until("the static Pod", Duration::from_mins(1), |_| {
         directories(&agent).difference(&known).any(|uid| !processes(&agent, uid).is_empty())
     });
 
     // The runtime dies as well, and what ends meanwhile is seen when it is back.
     agent.kill_runtime();
-    second.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    end_all(&second);
     agent.start_runtime();
     let third = again(&agent, &second);
 
@@ -262,7 +268,7 @@ fn runs_mapped(node: &Node, agent: &Agent<'_>, name: &str) {
     let numbers: Vec<u64> = map.split_whitespace().map(|word| word.parse().unwrap()).collect();
     assert_eq!((numbers[0], numbers[2], numbers.len()), (0, 65_536, 3), "{map}");
     assert_eq!(node.exec(name, &["id", "-u"]).ok(), "0\n");
-    before.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    end_all(&before);
     node.wait_for(&format!("pod/{name}"), ".status.containerStatuses[0].restartCount", "1");
     node.ready(&[name]);
     assert_eq!(node.exec(name, &["cat", "/proc/self/uid_map"]).ok(), map);
