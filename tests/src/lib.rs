@@ -11,6 +11,7 @@ mod containerd;
 mod images;
 mod machine;
 mod node;
+mod probes;
 mod runtime;
 mod shared;
 
@@ -20,5 +21,6 @@ pub use containerd::Containerd;
 pub use images::image_mirror;
 pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran, kakoi, run};
+pub use probes::GRPC_SERVER;
 pub use runtime::Runtime;
 pub use shared::{Kept, SharedNode};

@@ -6,6 +6,7 @@
 
 mod api;
 mod cri;
+mod node;
 mod pods;
 mod recovery;
 mod runc;
@@ -29,6 +30,9 @@ fn main() {
         Some("inside-until-ready") => runtime().block_on(pods::until_ready()),
         Some("inside-path") => runtime().block_on(pods::one_by_one()),
         Some("inside-many") => runtime().block_on(pods::many()),
+        Some("inside-node-fill") => runtime().block_on(node::fill()),
+        Some("inside-node-exits") => runtime().block_on(node::exits()),
+        Some("inside-node-known") => runtime().block_on(node::known(arguments)),
         Some("inside-cri") => runtime().block_on(cri::calls(arguments)),
         Some("inside-cri-fill") => runtime().block_on(cri::fill(arguments)),
         Some("inside-cri-found") => runtime().block_on(cri::found(arguments)),
@@ -40,7 +44,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Measures these parts, or all: `recovery`, `api`, `starts`, `cri`, `path`, `many`, `shims`.
+/// Measures these parts, or all: `recovery`, `api`, `starts`, `cri`, `path`, `many`, `shims`, `node`.
 fn measure(parts: &[String]) {
     let is_asked = |part: &str| parts.is_empty() || parts.iter().any(|asked| asked == part);
     if std::env::var_os("KAKOI_BINARY").is_none() {
@@ -60,6 +64,9 @@ fn measure(parts: &[String]) {
     }
     if ["path", "many", "shims"].iter().any(|part| is_asked(part)) {
         measure_node(is_asked);
+    }
+    if is_asked("node") {
+        node::measure();
     }
 }
 
