@@ -4,6 +4,7 @@
 set -euo pipefail
 
 target=$(realpath -m "${1:?usage: hack/containerd/fetch.sh DIR}")
+[ ! -e "$target" ] || { echo "$target is there already: remove it, or name another directory" >&2; exit 1; }
 command -v patchelf >/dev/null || { echo "patchelf is missing: apt-get install patchelf" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -26,7 +27,6 @@ apt-get -qq update
 (cd "$work" && apt-get -qq download containerd runc libc6 libseccomp2 libgcc-s1)
 
 root=$target/root
-rm -rf "$target"
 mkdir -p "$root" "$target/bin"
 for package in "$work"/*.deb; do
   dpkg-deb -x "$package" "$root"
