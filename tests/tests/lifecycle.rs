@@ -340,8 +340,8 @@ fn on_a_node_of_both_families_a_pod_has_an_address_of_each_and_is_reached_by_bot
     let env = json!([{"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}]);
     let ports = json!([{"containerPort": 80, "hostPort": 8085}]);
     let line = "mkdir /w && echo served >/w/index.html && exec httpd -f -p [::]:80 -h /w";
-    let served = container("c", line, json!({"readinessProbe": probe, "env": env, "ports": ports}));
-    node.apply(&pod("server", json!({"containers": [served]})));
+    let web = container("c", line, json!({"readinessProbe": probe, "env": env, "ports": ports}));
+    node.apply(&pod("server", json!({"containers": [web]})));
     node.apply(&pod("client", json!({"containers": [container("c", FOREVER, json!({}))]})));
     node.ready(&["server", "client"]);
 
