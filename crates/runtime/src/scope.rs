@@ -186,6 +186,11 @@ mod tests {
         let manager = FakeUnits::start(&bus, directory.path()).await.unwrap();
         let (scopes, mount) = (scopes(bus.bus()), directory.path().to_owned());
         let slice = Slice::parse("kubepods-pod1.slice").unwrap();
+        // As the kubelet makes them.
+        for name in ["kubepods.slice", slice.name()] {
+            let (made, none) = (Slice::parse(name).unwrap(), systemd::Properties::default());
+            scopes.units.start_slice(&made, &none).await.unwrap();
+        }
         let group = mount.join(format!("{}/kakoi-1.scope", slice.group().trim_start_matches('/')));
         let (made, at, below) = (scopes.clone(), group.clone(), slice.clone());
         tokio::task::spawn_blocking(move || {
