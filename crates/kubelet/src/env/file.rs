@@ -94,11 +94,11 @@ pub(crate) fn find_value(text: &str, key: &str) -> Result<Option<String>, Format
         if line.trim_end().is_empty() || line.starts_with('#') {
             continue;
         }
-        let (name, rest) = line.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or(at(""))?;
+        let (name, rest) = line.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| at(""))?;
         if name.ends_with([' ', '\t']) {
             return Err(at("whitespace before '=' is not allowed"));
         }
-        let rest = rest.strip_prefix('\'').ok_or(at("value must be enclosed in single quotes"))?;
+        let rest = rest.strip_prefix('\'').ok_or_else(|| at("value must be enclosed in single quotes"))?;
         let mut value = String::new();
         let mut part = rest;
         let after = loop {
@@ -108,7 +108,7 @@ pub(crate) fn find_value(text: &str, key: &str) -> Result<Option<String>, Format
             }
             value.push_str(part);
             value.push('\n');
-            part = lines.next().ok_or(at("the closing single quote is missing"))?.1;
+            part = lines.next().ok_or_else(|| at("the closing single quote is missing"))?.1;
         };
         let after = after.trim_matches([' ', '\t']);
         if !after.is_empty() && !after.starts_with('#') {

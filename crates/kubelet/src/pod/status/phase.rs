@@ -123,9 +123,10 @@ fn init_counts(pod: &Pod, containers: &[Container], statuses: &ContainerStatuses
             continue;
         }
         match standing(pod, container, status) {
-            Standing::Waiting | Standing::Running => counts.0 = true,
             Standing::Stopped { exit_code: 0, .. } => {}
-            Standing::Stopped { restarts: true, .. } => counts.0 = true,
+            Standing::Waiting | Standing::Running | Standing::Stopped { restarts: true, .. } => {
+                counts.0 = true;
+            }
             Standing::Stopped { .. } => counts.1 = true,
         }
     }
