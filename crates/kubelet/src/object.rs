@@ -2,6 +2,7 @@
 //!
 //! Planning is pure: it reads a [`Snapshot`] that was gathered before. Fetching and watching live in [`cache`].
 
+pub(crate) mod bundle;
 pub(crate) mod cache;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume,
 };
 
+use self::bundle::Bundles;
 use crate::pod::ephemeral::{as_container, ephemeral_containers};
 use crate::volume::claim::claim_name;
 
@@ -22,6 +24,8 @@ pub(crate) struct References {
     pub(crate) claims: BTreeSet<String>,
     /// Cluster-wide: what the claims are bound to, once that is known.
     pub(crate) persistent_volumes: BTreeSet<String>,
+    /// It projects certificates of the cluster's trust bundles.
+    pub(crate) has_trust_bundles: bool,
 }
 
 /// Collects every `ConfigMap`, `Secret` and claim that volumes, variables and image pulls of `pod` name.
@@ -52,6 +56,7 @@ impl References {
         for source in sources {
             self.config_maps.extend(source.config_map.iter().map(|projection| projection.name.clone()));
             self.secrets.extend(source.secret.iter().map(|projection| projection.name.clone()));
+            self.has_trust_bundles |= source.cluster_trust_bundle.is_some();
         }
     }
 
@@ -74,6 +79,8 @@ pub(crate) struct Snapshot {
     pub(crate) secrets: BTreeMap<String, Arc<Secret>>,
     pub(crate) claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     pub(crate) persistent_volumes: BTreeMap<String, Arc<PersistentVolume>>,
+    /// `None` when the API does not have the kind, or no volume wants them.
+    pub(crate) trust_bundles: Option<Arc<Bundles>>,
 }
 
 impl Snapshot {

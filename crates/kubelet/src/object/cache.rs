@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bundle::{Bundles, follow_bundles};
 use super::{References, Snapshot};
 
 /// What is known of one object.
 #[derive(Clone, Debug)]
-enum Known<K> {
+pub(super) enum Known<K> {
     Unknown,
     Absent,
     Present(Arc<K>),
@@ -45,6 +46,7 @@ pub(crate) struct ObjectCache {
     secrets: Entries<Secret>,
     claims: Entries<PersistentVolumeClaim>,
     persistent_volumes: Entries<PersistentVolume>,
+    trust_bundles: Mutex<Weak<Entry<Bundles>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -60,6 +62,8 @@ pub(crate) struct PodObjects {
     secrets: Vec<Held<Secret>>,
     claims: Vec<Held<PersistentVolumeClaim>>,
     persistent_volumes: Vec<Held<PersistentVolume>>,
+    /// At most one: all bundles are watched together.
+    trust_bundles: Vec<Held<Bundles>>,
 }
 
 impl ObjectCache {
@@ -70,6 +74,7 @@ impl ObjectCache {
             secrets: Entries::default(),
             claims: Entries::default(),
             persistent_volumes: Entries::default(),
+            trust_bundles: Mutex::default(),
             tasks,
             shutdown,
         }
@@ -90,8 +95,22 @@ impl ObjectCache {
                 "/api/v1/persistentvolumes",
                 &references.persistent_volumes,
             ),
+            trust_bundles: references.has_trust_bundles.then(|| self.hold_bundles()).into_iter().collect(),
             references,
         };
+    }
+
+    fn hold_bundles(&self) -> Held<Bundles> {
+        let mut known = self.trust_bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.upgrade().unwrap_or_else(|| {
+            let stop = self.shutdown.child_token();
+            let (state, receiver) = watch::channel(Known::Unknown);
+            self.tasks.spawn(follow_bundles(self.client.clone(), state, stop.clone()));
+            Arc::new(Entry { state: receiver, stop })
+        });
+        *known = Arc::downgrade(&entry);
+        let receiver = entry.state.clone();
+        (String::new(), entry, receiver)
     }
 
     fn hold_each<K>(&self, entries: &Entries<K>, path: &str, names: &BTreeSet<String>) -> Vec<Held<K>>
@@ -158,6 +177,7 @@ impl PodObjects {
             secrets: settle_each(&mut self.secrets).await,
             claims: settle_each(&mut self.claims).await,
             persistent_volumes: settle_each(&mut self.persistent_volumes).await,
+            trust_bundles: settle_each(&mut self.trust_bundles).await.into_values().next(),
         }
     }
 
@@ -167,6 +187,7 @@ impl PodObjects {
             .chain(change_each(&mut self.secrets))
             .chain(change_each(&mut self.claims))
             .chain(change_each(&mut self.persistent_volumes))
+            .chain(change_each(&mut self.trust_bundles))
             .collect();
         if all.is_empty() {
             return std::future::pending().await;

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::env::downward::{self, DownwardError};
+use crate::object::bundle::{BundleError, trust_anchors};
 use crate::object::{MissingObject, Snapshot};
 use crate::quantity::Amounts;
 
@@ -63,8 +64,12 @@ pub(crate) enum PayloadError {
     Downward(#[from] DownwardError),
     #[error("the service account token for audience `{0}` has not been fetched")]
     NoToken(String),
-    #[error("projected source {0} is not supported by this node")]
-    Unsupported(&'static str),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(
+        "projected source podCertificate is not supported by this node: no signer of this cluster answers PodCertificateRequests; use a csi volume or a Secret"
+    )]
+    PodCertificate,
 }
 
 fn mode(specific: Option<i32>, default: Option<i32>) -> u32 {
@@ -144,11 +149,15 @@ fn projection_payload(
         let text = input.tokens.get(&key).ok_or(PayloadError::NoToken(key.audience))?;
         return Ok(Payload::from([(token.path.clone(), token_file(input.pod, text, default_mode))]));
     }
-    if projection.cluster_trust_bundle.is_some() {
-        return Err(PayloadError::Unsupported("clusterTrustBundle"));
+    if let Some(source) = &projection.cluster_trust_bundle {
+        let anchors = trust_anchors(input.objects.trust_bundles.as_deref(), source)?;
+        return Ok(Payload::from([(
+            source.path.clone(),
+            file(anchors.into_bytes(), mode(None, default_mode)),
+        )]));
     }
     if projection.pod_certificate.is_some() {
-        return Err(PayloadError::Unsupported("podCertificate"));
+        return Err(PayloadError::PodCertificate);
     }
     Ok(Payload::new())
 }
@@ -342,6 +351,16 @@ mod tests {
         assert_eq!((user.mode, user.user), (0o600, Some(1000)));
         let group = token(json!({"fsGroup": 2000}));
         assert_eq!((group.mode, group.user), (0o600, None));
+    }
+
+    #[test]
+    fn pod_certificates_are_refused_by_name() {
+        let source = json!({"sources": [{"podCertificate": {"signerName": "s.io/x", "keyType": "ED25519"}}]});
+        let text = project(&pod(json!({})), source).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "projected source podCertificate is not supported by this node: no signer of this cluster answers PodCertificateRequests; use a csi volume or a Secret"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod bundle;
 mod certificate;
 mod changes;
 mod crash;

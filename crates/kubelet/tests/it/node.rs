@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::bundle::Collection;
 use crate::line::{Far, Line};
 use crate::script::{Script, Time};
 
@@ -137,6 +138,8 @@ pub(crate) struct Node {
     pub(crate) line: Line,
     /// Graceful shutdown: the settings and the bus with logind.
     pub(crate) graceful: Option<(ShutdownSettings, Bus)>,
+    /// A beta API that the API server does not serve by itself.
+    pub(crate) beta: Option<Collection>,
     /// Seconds by which the node agent's clock is ahead, and who is told when it is set.
     ahead: Arc<AtomicI64>,
     sets: watch::Sender<()>,
@@ -209,6 +212,7 @@ impl Node {
             eviction: EvictionSettings::default(),
             line: Line::new(),
             graceful: None,
+            beta: None,
             ahead: Arc::default(),
             sets: watch::Sender::new(()),
             time,
@@ -254,7 +258,10 @@ impl Node {
             faults: Arc::new(NoFaults),
         };
         let far = Far { service: server.service_for(Identity::node("node")), line: self.line.clone() };
-        let client = Client::new(far, "default");
+        let client = match &self.beta {
+            Some(collection) => collection.client(far),
+            None => Client::new(far, "default"),
+        };
         KubeletConfig {
             is_userns_on: self.is_userns_on,
             userns_policy: self.policy,

@@ -243,10 +243,10 @@ fn without_record(
     match before {
         // Its record was removed so that it begins anew with the others: how it ended is kept.
         Some(before) if starts_again && before.container_id.is_some() => {
-            let last = before.state.clone().filter(|_| was_terminated);
+            let ended = before.state.clone().filter(|_| was_terminated);
             ContainerStatus {
                 state: fresh.state,
-                last_state: last.or_else(|| before.last_state.clone()),
+                last_state: ended.or_else(|| before.last_state.clone()),
                 ..before.clone()
             }
         }
