@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use userns::IdMappings;
 use userns::policy::{Finding, PodFacts, VolumeFact};
 
+use crate::csi;
 use crate::object::Snapshot;
+use crate::places::PodPlaces;
 use crate::volume::claim::{ClaimError, claim_name, plan_claimed};
 use crate::volume::mount::filesystem_name;
 use crate::volume::plan::{Content, VolumeError};
@@ -98,66 +100,110 @@ pub(crate) fn facts_of(pod: &Pod) -> Result<PodFacts, serde_json::Error> {
     PodFacts::read(&serde_json::to_value(pod)?)
 }
 
-/// A volume that is a path of the node.
+/// A volume about which the node can tell something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodePath {
+pub(crate) struct NodeVolume {
     volume: String,
-    path: PathBuf,
-    /// The path is in the Pod's spec, where the policy reads it. Else it is that of the claim's volume.
-    is_in_spec: bool,
+    place: Place,
 }
 
-/// The paths of the node that the Pod's volumes are: those of hostPath volumes, and those that claims are bound to.
-/// Nothing can be decided about a claim that is not bound: it is told what it waits for.
-pub(crate) fn node_paths(pod: &Pod, objects: &Snapshot) -> Result<Vec<NodePath>, VolumeError> {
+/// Where a volume lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// A path in the Pod's spec, where the policy reads it.
+    InSpec(PathBuf),
+    /// The path of the claim's volume.
+    Claimed(PathBuf),
+    /// Where a CSI driver mounts it: it must be published before it is looked at.
+    Driver(PathBuf),
+    /// An export of an NFS server, which the claim is bound to.
+    Nfs(String),
+}
+
+/// The Pod's volumes that decide about its user namespace: hostPath volumes, those of drivers, and those that claims are
+/// bound to. Nothing can be decided about a claim that is not bound: it is told what it waits for.
+pub(crate) fn node_volumes(
+    pod: &Pod,
+    objects: &Snapshot,
+    places: &PodPlaces,
+) -> Result<Vec<NodeVolume>, VolumeError> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let each = volumes.map(|volume| {
         let failed =
             |cause: ClaimError| VolumeError { volume: volume.name.clone(), cause: Box::new(cause.into()) };
-        node_path(pod, volume, objects).map_err(failed)
+        let place = place_of(pod, volume, objects, places).map_err(failed)?;
+        Ok(place.map(|place| NodeVolume { volume: volume.name.clone(), place }))
     });
     each.filter_map(Result::transpose).collect()
 }
 
-fn node_path(pod: &Pod, volume: &Volume, objects: &Snapshot) -> Result<Option<NodePath>, ClaimError> {
-    let found = |path: PathBuf, is_in_spec| Some(NodePath { volume: volume.name.clone(), path, is_in_spec });
+fn place_of(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &Snapshot,
+    places: &PodPlaces,
+) -> Result<Option<Place>, ClaimError> {
     if let Some(source) = &volume.host_path {
-        return Ok(found(PathBuf::from(&source.path), true));
+        return Ok(Some(Place::InSpec(PathBuf::from(&source.path))));
+    }
+    let driver = || Some(Place::Driver(csi::note::target(places, &volume.name)));
+    if volume.csi.is_some() {
+        return Ok(driver());
     }
     if claim_name(pod, volume).is_none() {
         return Ok(None);
     }
     let (content, _) = plan_claimed(pod, volume, objects)?;
     Ok(match content {
-        Content::HostPath { path, .. } | Content::Local { path, .. } => found(path, false),
+        Content::HostPath { path, .. } | Content::Local { path, .. } => Some(Place::Claimed(path)),
+        Content::Csi(_) => driver(),
+        Content::Nfs(nfs) => Some(Place::Nfs(nfs.export())),
         _ => None,
     })
 }
 
-/// What is found at the paths. What can't be looked at says nothing: setting it up tells.
-pub(crate) fn probe_volumes(paths: &[NodePath], probe: &dyn VolumeProbe) -> Vec<(String, VolumeFact)> {
-    let each = paths
-        .iter()
-        .flat_map(|path| probe_path(path, probe).into_iter().map(move |fact| (path.volume.clone(), fact)));
+/// Whether a volume must be mounted by its driver before it can be looked at.
+pub(crate) fn has_driver(volumes: &[NodeVolume]) -> bool {
+    volumes.iter().any(|volume| matches!(volume.place, Place::Driver(_)))
+}
+
+/// What is found at the volumes. What can't be looked at says nothing: setting it up tells.
+pub(crate) fn probe_volumes(volumes: &[NodeVolume], probe: &dyn VolumeProbe) -> Vec<(String, VolumeFact)> {
+    let each = volumes.iter().flat_map(|volume| {
+        probe_place(&volume.place, probe).into_iter().map(|fact| (volume.volume.clone(), fact))
+    });
     each.collect()
 }
 
-fn probe_path(NodePath { path, is_in_spec, .. }: &NodePath, probe: &dyn VolumeProbe) -> Vec<VolumeFact> {
+fn probe_place(place: &Place, probe: &dyn VolumeProbe) -> Vec<VolumeFact> {
+    match place {
+        Place::InSpec(path) | Place::Claimed(path) => probe_path(place, path, probe),
+        // The mount lies in the node agent's own directory, wherever that is.
+        Place::Driver(path) => not_mappable(path, path.display().to_string(), probe).into_iter().collect(),
+        Place::Nfs(export) => {
+            vec![VolumeFact::NotMappable { path: export.clone(), filesystem: "nfs".to_owned() }]
+        }
+    }
+}
+
+fn not_mappable(path: &Path, shown: String, probe: &dyn VolumeProbe) -> Option<VolumeFact> {
+    let filesystem = || filesystem_name(path);
+    let is_lost = probe.can_map(path).is_ok_and(|can_map| !can_map);
+    is_lost.then(|| VolumeFact::NotMappable { path: shown, filesystem: filesystem() })
+}
+
+fn probe_path(place: &Place, path: &Path, probe: &dyn VolumeProbe) -> Vec<VolumeFact> {
     let Some(real) = real_path(path) else { return Vec::new() };
     let shown = real.display().to_string();
     let mut facts = Vec::new();
-    if !is_in_spec || real != *path {
+    if matches!(place, Place::Claimed(_)) || real != *path {
         facts.push(VolumeFact::LeadsTo(shown.clone()));
     }
     let Some(existing) = real.ancestors().find(|parent| parent.exists()) else { return facts };
     match fs::metadata(existing).map(|meta| meta.file_type()) {
         Ok(kind) if kind.is_socket() => facts.push(VolumeFact::Socket(shown)),
         Ok(kind) if kind.is_char_device() || kind.is_block_device() => facts.push(VolumeFact::Device(shown)),
-        _ if probe.can_map(existing).is_ok_and(|can_map| !can_map) => {
-            let filesystem = filesystem_name(existing);
-            facts.push(VolumeFact::NotMappable { path: shown, filesystem });
-        }
-        _ => {}
+        _ => facts.extend(not_mappable(existing, shown, probe)),
     }
     facts
 }
@@ -188,8 +234,8 @@ mod tests {
     }
 
     fn facts(path: &Path) -> Vec<VolumeFact> {
-        let path = NodePath { volume: "v".to_owned(), path: path.to_owned(), is_in_spec: true };
-        let found = probe_volumes(&[path], &Only("/proc"));
+        let volume = NodeVolume { volume: "v".to_owned(), place: Place::InSpec(path.to_owned()) };
+        let found = probe_volumes(&[volume], &Only("/proc"));
         found.into_iter().map(|(name, fact)| (name == "v").then_some(fact).unwrap()).collect()
     }
 
@@ -209,9 +255,12 @@ mod tests {
             objects.persistent_volumes.insert("pv".into(), Arc::new(serde_json::from_value(volume).unwrap()));
             objects
         };
-        let paths = node_paths(&pod, &objects("Bound")).unwrap();
+        let paths = node_volumes(&pod, &objects("Bound"), &places()).unwrap();
         let [host, data] = paths.as_slice() else { panic!("{paths:?}") };
-        assert_eq!((host.path.as_path(), data.path.as_path()), (Path::new("/srv"), Path::new("/proc")));
+        assert_eq!(
+            (&host.place, &data.place),
+            (&Place::InSpec("/srv".into()), &Place::Claimed("/proc".into()))
+        );
         let facts = [
             VolumeFact::LeadsTo("/proc".into()),
             VolumeFact::NotMappable { path: "/proc".into(), filesystem: "proc".into() },
@@ -222,8 +271,47 @@ mod tests {
             of_data,
             "the policy has not seen that path yet"
         );
-        let waits = node_paths(&pod, &objects("Pending")).unwrap_err().to_string();
+        let waits = node_volumes(&pod, &objects("Pending"), &places()).unwrap_err().to_string();
         assert_eq!(waits, "MountVolume.SetUp failed for volume \"data\" : PVC \"c\" is not bound");
+    }
+
+    fn places() -> PodPlaces {
+        let places = crate::places::Places::new("/kubelet".into(), "/logs".into());
+        places.of(&crate::uid::PodUid::parse("u").unwrap())
+    }
+
+    #[test]
+    fn volumes_of_drivers_and_of_nfs_servers_decide_too() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [], "volumes": [{"name": "own", "csi": {"driver": "d"}},
+                {"name": "claimed", "persistentVolumeClaim": {"claimName": "csi"}},
+                {"name": "far", "persistentVolumeClaim": {"claimName": "nfs"}}]}}))
+            .unwrap();
+        let mut objects = Snapshot::default();
+        let sources = [
+            ("csi", json!({"csi": {"driver": "d", "volumeHandle": "h"}})),
+            ("nfs", json!({"nfs": {"server": "filer", "path": "/x"}})),
+        ];
+        for (name, mut spec) in sources {
+            spec["claimRef"] = json!({"name": name, "namespace": "n"});
+            let claim = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"volumeName": name},
+                "status": {"phase": "Bound"}});
+            objects.claims.insert(name.into(), Arc::new(serde_json::from_value(claim).unwrap()));
+            let volume = json!({"metadata": {"name": name}, "spec": spec});
+            objects.persistent_volumes.insert(name.into(), Arc::new(serde_json::from_value(volume).unwrap()));
+        }
+        let volumes = node_volumes(&pod, &objects, &places()).unwrap();
+        assert!(has_driver(&volumes) && !has_driver(&volumes[2..]));
+        let mount = "/kubelet/pods/u/volumes/kubernetes.io~csi/claimed/mount";
+        let found = probe_volumes(&volumes, &Only(mount));
+        let fact = |path: &str, filesystem: &str| VolumeFact::NotMappable {
+            path: path.into(),
+            filesystem: filesystem.into(),
+        };
+        let expected =
+            [("claimed".to_owned(), fact(mount, "unknown")), ("far".to_owned(), fact("filer:/x", "nfs"))];
+        assert_eq!(found, expected);
     }
 
     #[test]

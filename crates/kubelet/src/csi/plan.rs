@@ -85,6 +85,11 @@ pub(super) fn takes_inline(driver: Option<&CSIDriver>) -> bool {
     modes.is_some_and(|modes| modes.iter().any(|mode| mode == super::note::EPHEMERAL))
 }
 
+/// Whether the driver wants its volumes published again and again, to show new tokens for example.
+pub(super) fn wants_republish(driver: Option<&CSIDriver>) -> bool {
+    driver.is_some_and(|driver| driver.spec.requires_republish == Some(true))
+}
+
 /// Whether the volume must be attached to the node first: unless its `CSIDriver` says that it need not.
 pub(super) fn wants_attachment(volume: &CsiVolume, driver: Option<&CSIDriver>) -> bool {
     !volume.is_inline && driver.is_none_or(|driver| driver.spec.attach_required != Some(false))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
@@ -15,6 +16,7 @@ use super::error::CsiError;
 use super::note::{self, EPHEMERAL, Note, PERSISTENT};
 use super::plan::{
     CsiVolume, attachment_name, capability, follows_group, pod_info, takes_inline, wants_attachment,
+    wants_republish,
 };
 use super::{Csi, text, v1};
 use crate::places::PodPlaces;
@@ -22,6 +24,8 @@ use crate::token;
 use crate::volume::fs_group::{ChangePolicy, apply_fs_group};
 use crate::volume::mount::is_mount_point;
 
+/// How long the API may take to tell of the driver of a volume that is there already.
+const LOOKUP: Duration = Duration::from_secs(5);
 /// Where the driver finds the tokens that its `CSIDriver` asks for.
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
@@ -33,49 +37,106 @@ pub(crate) struct ForPod<'a> {
     /// The name of the volume in the Pod.
     pub(crate) volume: &'a str,
     pub(crate) fs_group: Option<u32>,
+    /// It is time to publish again what the driver wants published again and again.
+    pub(crate) is_due: bool,
+}
+
+/// A volume that is published.
+#[derive(Debug)]
+pub(crate) enum Published {
+    /// Once and for all.
+    Kept,
+    /// The driver wants it published again from time to time (`requiresRepublish`).
+    Repeated,
+    /// It is there, but publishing it again failed; that is tried again.
+    Stale(CsiError),
 }
 
 type Context = BTreeMap<String, String>;
 
+/// A driver, and its object in the API.
+type Asked<'a> = (&'a Driver, Option<&'a CSIDriver>);
+
 impl Csi {
-    /// Publishes a volume for a Pod; one that is there already is left alone.
-    pub(crate) async fn publish(&self, at: ForPod<'_>, volume: &CsiVolume) -> Result<(), CsiError> {
+    /// Publishes a volume for a Pod. One that is there already is left alone, unless its driver asks for more.
+    pub(crate) async fn publish(&self, at: ForPod<'_>, volume: &CsiVolume) -> Result<Published, CsiError> {
         let directory = note::directory(at.places, at.volume);
-        let target = note::target(at.places, at.volume);
         let note = self.note(volume);
         let _lock = self.locks.take(&volume.driver, &volume.handle).await;
         if is_published(directory.clone(), note.clone()).await? {
-            return Ok(());
+            return Ok(if at.is_due { self.republish(at, volume).await } else { Published::Repeated });
         }
         let driver = self.driver(&volume.driver)?;
         write(directory, note).await?;
         let object = self.object(&volume.driver).await?;
-        if volume.is_inline && !takes_inline(object.as_ref()) {
+        self.publish_first(at, volume, (&driver, object.as_ref())).await?;
+        Ok(if wants_republish(object.as_ref()) { Published::Repeated } else { Published::Kept })
+    }
+
+    /// Publishes once more what is there, with new tokens, where the driver asks for that.
+    async fn republish(&self, at: ForPod<'_>, volume: &CsiVolume) -> Published {
+        let object = match tokio::time::timeout(LOOKUP, self.object(&volume.driver)).await {
+            Ok(Ok(object)) if wants_republish(object.as_ref()) => object,
+            Ok(Ok(_)) => return Published::Kept,
+            Ok(Err(error)) => {
+                tracing::debug!(driver = volume.driver, %error, "whether it is published again is asked later");
+                return Published::Repeated;
+            }
+            // An API server that does not answer holds up no container of a Pod whose volumes are there.
+            Err(_) => return Published::Repeated,
+        };
+        let again = async {
+            let driver = self.driver(&volume.driver)?;
+            let attached = self.attached(volume, object.as_ref()).await?;
+            let staging = self.staging(&volume.driver, &volume.handle);
+            let staging = (!volume.is_inline && driver.can_stage()).then_some(staging);
+            self.ask_publish(at, volume, (&driver, object.as_ref()), (attached, staging)).await?;
+            Ok(Published::Repeated)
+        };
+        again.await.unwrap_or_else(Published::Stale)
+    }
+
+    async fn publish_first(
+        &self,
+        at: ForPod<'_>,
+        volume: &CsiVolume,
+        (driver, object): Asked<'_>,
+    ) -> Result<(), CsiError> {
+        if volume.is_inline && !takes_inline(object) {
             return Err(CsiError::NotInline { driver: volume.driver.clone() });
         }
-        let attached = self.attached(volume, object.as_ref()).await?;
-        let follows = follows_group(volume, object.as_ref());
-        let group = at.fs_group.filter(|_| follows || driver.can_give_to_group());
-        let capability = capability(volume, &driver, group);
-        let staging = self.stage(volume, &driver, (&attached, &capability)).await?;
+        let attached = self.attached(volume, object).await?;
+        let group = group(at, volume, (driver, object));
+        let capability = capability(volume, driver, group);
+        let staging = self.stage(volume, driver, (&attached, &capability)).await?;
+        self.ask_publish(at, volume, (driver, object), (attached, staging)).await?;
+        match group.filter(|_| !driver.can_give_to_group()) {
+            Some(group) => give(note::target(at.places, at.volume), group, change_policy(at.pod)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask_publish(
+        &self,
+        at: ForPod<'_>,
+        volume: &CsiVolume,
+        (driver, object): Asked<'_>,
+        (attached, staging): (Context, Option<PathBuf>),
+    ) -> Result<(), CsiError> {
         let mut context = volume.attributes.clone();
-        context.extend(pod_info(volume, object.as_ref(), at.pod));
-        context.extend(self.tokens(volume, object.as_ref(), at.pod).await?);
+        context.extend(pod_info(volume, object, at.pod));
+        context.extend(self.tokens(volume, object, at.pod).await?);
         let request = v1::NodePublishVolumeRequest {
             volume_id: volume.handle.clone(),
             publish_context: attached,
             staging_target_path: staging.as_deref().map(text).unwrap_or_default(),
-            target_path: text(&target),
-            volume_capability: Some(capability),
+            target_path: text(&note::target(at.places, at.volume)),
+            volume_capability: Some(capability(volume, driver, group(at, volume, (driver, object)))),
             readonly: volume.is_read_only,
             secrets: self.secret(volume.publish_secret.as_ref()).await?,
             volume_context: context,
         };
-        driver.publish(request).await?;
-        match group.filter(|_| !driver.can_give_to_group()) {
-            Some(group) => give(target, group, change_policy(at.pod)).await,
-            None => Ok(()),
-        }
+        driver.publish(request).await
     }
 
     pub(super) fn driver(&self, name: &str) -> Result<Arc<Driver>, CsiError> {
@@ -106,8 +167,11 @@ impl Csi {
         }
         let name = attachment_name(volume, &self.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
-        let found = api.get_opt(&name).await;
-        let found = found.map_err(|cause| CsiError::Api { action: "read the VolumeAttachment", cause })?;
+        let found = match api.get_opt(&name).await {
+            // A node may not read what is not its own, and what is not there is nobody's.
+            Err(kube::Error::Api(status)) if status.code == 403 => None,
+            other => other.map_err(|cause| CsiError::Api { action: "read the VolumeAttachment", cause })?,
+        };
         let status = found.as_ref().and_then(|found| found.status.as_ref());
         let error = status.and_then(|status| status.attach_error.as_ref()?.message.clone());
         let state = match (status, error) {
@@ -176,6 +240,11 @@ impl Csi {
         }
         Ok((!tokens.is_empty()).then(|| (TOKENS.to_owned(), serde_json::Value::Object(tokens).to_string())))
     }
+}
+
+/// The group that the volume is given to, by the driver or by the node agent.
+fn group(at: ForPod<'_>, volume: &CsiVolume, (driver, object): Asked<'_>) -> Option<u32> {
+    at.fs_group.filter(|_| follows_group(volume, object) || driver.can_give_to_group())
 }
 
 /// Whether this volume is noted and something is mounted there.

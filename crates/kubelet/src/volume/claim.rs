@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::fs_group::ChangePolicy;
+use super::nfs::NfsVolume;
 use super::plan::Content;
 use crate::csi;
 use crate::object::Snapshot;
@@ -76,6 +77,11 @@ pub(crate) fn plan_claimed(
         let is_read_only = planned.is_read_only;
         return Ok((content, is_read_only));
     }
+    if let Content::Nfs(planned) = &mut content {
+        planned.is_read_only |= is_read_only;
+        let is_read_only = planned.is_read_only;
+        return Ok((content, is_read_only));
+    }
     Ok((content, is_read_only))
 }
 
@@ -112,12 +118,11 @@ fn content_of(volume: &PersistentVolume, pod: &Pod) -> Result<Content, ClaimErro
         let name = volume.metadata.name.as_deref().unwrap_or_default();
         return Ok(Content::Csi(Box::new(csi::plan::of_persistent_volume(name, spec, source))));
     }
-    let types: [(bool, &'static str); 4] = [
-        (spec.nfs.is_some(), "nfs"),
-        (spec.iscsi.is_some(), "iscsi"),
-        (spec.fc.is_some(), "fc"),
-        (spec.cephfs.is_some(), "cephfs"),
-    ];
+    if let Some(source) = &spec.nfs {
+        return Ok(Content::Nfs(NfsVolume::of(source, spec.mount_options.clone().unwrap_or_default())));
+    }
+    let types: [(bool, &'static str); 3] =
+        [(spec.iscsi.is_some(), "iscsi"), (spec.fc.is_some(), "fc"), (spec.cephfs.is_some(), "cephfs")];
     let name = types.into_iter().find(|(is_set, _)| *is_set).map_or("of an unknown plugin", |(_, name)| name);
     Err(ClaimError::Unsupported(name))
 }
@@ -190,7 +195,8 @@ mod tests {
         other["spec"]["claimRef"]["uid"] = json!("another");
         assert_eq!(error(claim("Bound"), other), "persistentvolume \"pv\" is not bound to the claim \"c\"");
         assert!(
-            error(claim("Bound"), volume(json!({"nfs": {"server": "s", "path": "/"}}))).contains("type nfs")
+            error(claim("Bound"), volume(json!({"iscsi": {"targetPortal": "s", "iqn": "i", "lun": 0}})))
+                .contains("type iscsi")
         );
         assert!(
             error(claim("Bound"), volume(json!({"volumeMode": "Block", "local": {"path": "/dev/x"}})))

@@ -5,6 +5,7 @@ pub(crate) mod claim;
 pub(crate) mod fs_group;
 pub(crate) mod host_path;
 pub(crate) mod mount;
+pub(crate) mod nfs;
 pub(crate) mod payload;
 pub(crate) mod plan;
 pub(crate) mod setup;

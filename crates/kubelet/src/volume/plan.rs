@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 
 use super::claim::plan_claimed;
 use super::fs_group::ChangePolicy;
+use super::nfs::{NfsError, NfsVolume, plan_nfs};
 use super::payload::{self, Payload, PayloadError, PayloadInput};
 use crate::csi::error::CsiError;
 use crate::csi::plan::CsiVolume;
@@ -36,6 +37,8 @@ pub(crate) enum Content {
     HostPath { path: PathBuf, kind: String, is_mapped: bool },
     /// A directory of the node that outlives the Pod.
     Local { path: PathBuf, policy: ChangePolicy },
+    /// An export of an NFS server.
+    Nfs(NfsVolume),
     /// What a CSI driver mounts.
     Csi(Box<CsiVolume>),
     /// An image's files; the runtime mounts them.
@@ -63,6 +66,8 @@ pub(crate) enum VolumeCause {
     Claim(#[from] super::claim::ClaimError),
     #[error(transparent)]
     Csi(#[from] CsiError),
+    #[error(transparent)]
+    NfsMount(#[from] NfsError),
     #[error("{directory} is not a directory; make it on the node, or correct the PersistentVolume", directory = .0.display())]
     NoDirectory(PathBuf),
     #[error(
@@ -113,6 +118,28 @@ pub(crate) fn plan_csi(
     }
 }
 
+/// The NFS volumes of a Pod by name, which are mounted before the others are set up.
+///
+/// # Errors
+/// When a claim leads nowhere (yet), and when the Pod has a user namespace: no kernel maps NFS.
+pub(crate) fn plan_nfs_of(
+    pod: &Pod,
+    objects: &crate::object::Snapshot,
+    is_fenced: bool,
+) -> Result<Vec<(String, NfsVolume)>, VolumeError> {
+    let mut found = Vec::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let wrong = |cause: VolumeCause| VolumeError { volume: volume.name.clone(), cause: Box::new(cause) };
+        let planned = plan_nfs(pod, volume, objects).map_err(|error| wrong(error.into()))?;
+        let Some(planned) = planned else { continue };
+        if is_fenced {
+            return Err(wrong(VolumeCause::Nfs));
+        }
+        found.push((volume.name.clone(), planned));
+    }
+    Ok(found)
+}
+
 fn plan_volume(input: PayloadInput<'_>, volume: &Volume) -> Result<(Content, bool), VolumeCause> {
     if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return Ok(plan_claimed(input.pod, volume, input.objects)?);
@@ -121,6 +148,7 @@ fn plan_volume(input: PayloadInput<'_>, volume: &Volume) -> Result<(Content, boo
     let is_read_only = match &content {
         Content::Files { .. } | Content::Image { .. } => true,
         Content::Csi(volume) => volume.is_read_only,
+        Content::Nfs(volume) => volume.is_read_only,
         _ => false,
     };
     Ok((content, is_read_only))
@@ -162,9 +190,8 @@ fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, Vol
         let reference = source.reference.clone().unwrap_or_default();
         return Ok(Content::Image { reference, policy: source.pull_policy.clone() });
     }
-    let is_fenced = input.pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false));
-    if volume.nfs.is_some() && is_fenced {
-        return Err(VolumeCause::Nfs);
+    if let Some(source) = &volume.nfs {
+        return Ok(Content::Nfs(NfsVolume::of(source, Vec::new())));
     }
     Err(VolumeCause::Unsupported(unsupported_type(volume)))
 }
@@ -185,11 +212,8 @@ fn is_mapped(pod: &Pod, volume: &str) -> bool {
 }
 
 fn unsupported_type(volume: &Volume) -> &'static str {
-    let types: [(bool, &'static str); 3] = [
-        (volume.nfs.is_some(), "nfs"),
-        (volume.iscsi.is_some(), "iscsi"),
-        (volume.git_repo.is_some(), "gitRepo"),
-    ];
+    let types: [(bool, &'static str); 2] =
+        [(volume.iscsi.is_some(), "iscsi"), (volume.git_repo.is_some(), "gitRepo")];
     types.into_iter().find(|(is_set, _)| *is_set).map_or("of an unknown plugin", |(_, name)| name)
 }
 
@@ -244,9 +268,8 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"spec": {"hostUsers": false, "containers": [],
             "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}}))
         .unwrap();
-        let (objects, tokens, allocatable) = (Snapshot::default(), BTreeMap::default(), Amounts::new());
-        let input = PayloadInput { pod: &pod, objects: &objects, tokens: &tokens, allocatable: &allocatable };
-        let text = plan_volumes(input).unwrap_err().to_string();
+        let nfs = plan_nfs_of(&pod, &Snapshot::default(), true);
+        let text = nfs.unwrap_err().to_string();
         assert!(
             text.contains("volume \"v\" : NFS cannot be ID-mapped") && text.contains("hostUsers: true"),
             "{text}"

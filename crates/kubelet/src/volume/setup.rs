@@ -132,6 +132,11 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
             }
             Ok(ready(plan, path, true, Ownership::default()))
         }
+        // It was mounted before: see `crate::volume::nfs`.
+        Content::Nfs(_) => {
+            let path = input.places.volume("nfs", &plan.name);
+            Ok(ready(plan, path, false, Ownership::default()))
+        }
         Content::Image { reference, policy } => Ok(ReadyVolume {
             image: Some((reference.clone(), policy.clone())),
             ..ready(plan, PathBuf::new(), false, Ownership::default())

@@ -13,6 +13,7 @@ mod bundle;
 mod certificate;
 mod changes;
 mod crash;
+mod csi;
 mod faults;
 mod fence;
 mod full;

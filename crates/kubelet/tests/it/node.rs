@@ -33,11 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a node agent in a process of its own shows to the API server.
 pub(crate) const TOKEN: &str = "the-nodes-own-token";
 
-struct Mappable;
+/// Every path can be mapped but those that contain this.
+struct AllBut(Option<&'static str>);
 
-impl VolumeProbe for Mappable {
-    fn can_map(&self, _: &std::path::Path) -> std::io::Result<bool> {
-        Ok(true)
+impl VolumeProbe for AllBut {
+    fn can_map(&self, path: &std::path::Path) -> std::io::Result<bool> {
+        Ok(self.0.is_none_or(|part| !path.to_string_lossy().contains(part)))
     }
 }
 
@@ -81,7 +82,7 @@ impl Settings<'_> {
             is_seccomp_default: true,
             allowed_sysctls: vec!["net.core.*".into()],
             ids,
-            probe: Arc::new(Mappable),
+            probe: Arc::new(AllBut(None)),
             configz: json!({"maxPods": 110}),
             eviction: EvictionSettings::default(),
             shutdown: ShutdownConfig {
@@ -140,6 +141,8 @@ pub(crate) struct Node {
     pub(crate) graceful: Option<(ShutdownSettings, Bus)>,
     /// A beta API that the API server does not serve by itself.
     pub(crate) beta: Option<Collection>,
+    /// Paths with this in them cannot be ID-mapped.
+    pub(crate) unmappable: Option<&'static str>,
     /// Seconds by which the node agent's clock is ahead, and who is told when it is set.
     ahead: Arc<AtomicI64>,
     sets: watch::Sender<()>,
@@ -213,6 +216,7 @@ impl Node {
             line: Line::new(),
             graceful: None,
             beta: None,
+            unmappable: None,
             ahead: Arc::default(),
             sets: watch::Sender::new(()),
             time,
@@ -267,6 +271,7 @@ impl Node {
             userns_policy: self.policy,
             eviction: self.eviction.clone(),
             shutdown: self.shutdown_config(),
+            probe: Arc::new(AllBut(self.unmappable)),
             ..settings.config(client, channel, listener)
         }
     }

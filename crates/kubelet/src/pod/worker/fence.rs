@@ -11,7 +11,7 @@ use userns::policy::{Decision, NodeFacts, POLICY_LABEL, Policy, Question, Reason
 use super::prepare::{Problem, make_directory};
 use super::{Next, Worker, blocking};
 use crate::event::Kind;
-use crate::fence::{Fence, explain, facts_of, node_paths, probe_volumes};
+use crate::fence::{Fence, explain, facts_of, has_driver, node_volumes, probe_volumes};
 use crate::metrics::DecisionLabels;
 use crate::object::Snapshot;
 use crate::pod::observed::Observed;
@@ -166,14 +166,19 @@ impl Worker {
             return Ok(NodeFacts::default());
         }
         let handler = self.handler_problem(scene.handler);
-        let paths = match node_paths(scene.pod, scene.objects) {
-            Ok(paths) => paths,
+        let places = self.shared.places.of(&self.uid);
+        let volumes = match node_volumes(scene.pod, scene.objects, &places) {
+            Ok(volumes) => volumes,
             // What the Pod says decides alone: its claims need not be waited for.
             Err(_) if !matches!(decide(question), Decision::Fenced(_)) => Vec::new(),
             Err(waits) => return Err(waits.into()),
         };
+        if has_driver(&volumes) && matches!(decide(question), Decision::Fenced(_)) {
+            let publish = Box::pin(self.publish_csi(scene.pod, scene.objects));
+            scene.abort.run_until_cancelled(publish).await.ok_or(Problem::Aborted)??;
+        }
         let shared = std::sync::Arc::clone(&self.shared);
-        let volumes = blocking(move || probe_volumes(&paths, &*shared.probe)).await?;
+        let volumes = blocking(move || probe_volumes(&volumes, &*shared.probe)).await?;
         let image_users = self.image_users(scene).await?;
         Ok(NodeFacts { handler, image_users, volumes })
     }

@@ -5,12 +5,12 @@
 
 mod clean;
 mod container;
-mod csi;
 mod end;
 mod fence;
 mod handler;
 mod prepare;
 mod probes;
+mod remote;
 mod resize;
 mod sandbox;
 pub(crate) mod stage;
@@ -129,6 +129,8 @@ pub(crate) struct Worker {
     handler: Option<String>,
     failures_in_a_row: u32,
     prepared: Option<Prepared>,
+    /// When volumes of drivers that want that are published again.
+    republish_at: Option<Timestamp>,
     /// What was decided about its user namespace.
     fence: Option<Fence>,
     /// Images that were pulled to decide that; their containers need not ask again.
@@ -195,6 +197,7 @@ impl Worker {
             handler: None,
             failures_in_a_row: 0,
             prepared: None,
+            republish_at: None,
             fence: None,
             fetched: BTreeMap::new(),
             is_stale: true,

@@ -75,8 +75,8 @@ impl Worker {
             .ok_or(Problem::Aborted)?
             .map_err(|cause| Problem::Token { volume: first_token_volume(pod), cause })?;
         let (runtime_handler, userns) = self.userns(pod, observed, &objects, abort).await?;
-        let publish = Box::pin(self.publish_csi(pod, &objects));
-        abort.run_until_cancelled(publish).await.ok_or(Problem::Aborted)??;
+        let mount = Box::pin(self.mount_remote(pod, &objects, &userns));
+        abort.run_until_cancelled(mount).await.ok_or(Problem::Aborted)??;
         // From here on a change of the objects is a new one.
         self.is_stale = false;
         let setup = Setup {
