@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use sys::cgroup::{CgroupError, Layout, Limits, plan_create, plan_update};
 use systemd::{Bus, BusError, Slice, Units};
 
+use crate::huge::{Pools, pod_limits};
 use crate::pod::resource::{CgroupValues, QosClass, cgroup_values, group_amount, qos_class};
 use crate::uid::PodUid;
 
@@ -149,9 +150,10 @@ impl PodCgroups {
     }
 
     /// Makes the Pod's group with its limits, or brings it up to date. Blocks.
-    pub(crate) fn apply(&self, uid: &PodUid, pod: &Pod) -> Result<(), PodCgroupError> {
+    pub(crate) fn apply(&self, uid: &PodUid, pod: &Pod, pools: &Pools) -> Result<(), PodCgroupError> {
         let values = cgroup_values(group_amount(pod));
-        self.make(&self.tree.path(pod), &limits(values))?;
+        let limits = Limits { huge_pages: pod_limits(pod, pools), ..limits(values) };
+        self.make(&self.tree.path(pod), &limits)?;
         match qos_class(pod) {
             QosClass::Guaranteed => Ok(()),
             QosClass::BestEffort => self.share("/besteffort", 0),
@@ -278,7 +280,7 @@ mod tests {
             let pod = json!({"metadata": {"uid": uid}, "spec": {"containers": [
                 {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
             let uid = PodUid::parse(uid).unwrap();
-            groups.apply(&uid, &serde_json::from_value(pod).unwrap()).unwrap();
+            groups.apply(&uid, &serde_json::from_value(pod).unwrap(), &Pools::new()).unwrap();
             uid
         };
         let shares = || {

@@ -9,6 +9,7 @@ mod env;
 mod event;
 mod fault;
 mod fence;
+mod huge;
 pub mod idspace;
 mod logs;
 mod manifest;

@@ -70,6 +70,15 @@ pub(crate) fn milli(quantity: &Quantity) -> i64 {
     scaled(quantity, 1000)
 }
 
+/// Bytes as a quantity: the largest binary unit that leaves a whole number.
+pub(crate) fn binary(bytes: u64) -> String {
+    let units = ["Ei", "Pi", "Ti", "Gi", "Mi", "Ki"].into_iter().zip((1_u32..=6).rev());
+    let fitting = units
+        .map(|(unit, power)| (unit, 1_u64 << (10 * power)))
+        .find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
+    fitting.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{}{unit}", bytes / size))
+}
+
 /// `value / divisor`, rounded up; both in the unit that `in_unit` gives. A zero divisor counts as one.
 pub(crate) fn divided(quantity: &Quantity, divisor: &Quantity, in_unit: fn(&Quantity) -> i64) -> i64 {
     let divisor = in_unit(divisor).max(1);
@@ -97,6 +106,11 @@ mod tests {
         ] {
             assert_eq!(value(&q(text)), whole, "{text}");
             assert_eq!(milli(&q(text)), thousandths, "{text}");
+        }
+        for (bytes, text) in
+            [(0, "0"), (1000, "1000"), (64 << 10, "64Ki"), (3 << 20, "3Mi"), (2048 << 20, "2Gi")]
+        {
+            assert_eq!(binary(bytes), text);
         }
         assert_eq!(divided(&q("250m"), &q("1"), milli), 1);
         assert_eq!(divided(&q("250m"), &q("1m"), milli), 250);

@@ -256,6 +256,7 @@ impl Parts {
                 thermal_paths: thermal_paths(),
             },
             allocatable: machine.allocatable(config.max_pods),
+            huge_pages: machine.huge_pages.clone(),
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
             configz: config.configz,
             registry: Registry::default(),

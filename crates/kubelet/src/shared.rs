@@ -15,6 +15,7 @@ use crate::csi::Csi;
 use crate::env::ApiService;
 use crate::event::Recorder;
 use crate::fault::{CrashPoint, Faults};
+use crate::huge::Pools;
 use crate::logs::rotate::Rotator;
 use crate::manifest::mirror::Mirrors;
 use crate::metrics::Metrics;
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) resolv_conf: PathBuf,
     pub(crate) security: NodeSecurity,
     pub(crate) allocatable: Amounts,
+    pub(crate) huge_pages: Pools,
     /// The node's memory in bytes.
     pub(crate) memory: i64,
     /// The configuration as `/configz` shows it.

@@ -7,7 +7,8 @@ use std::path::Path;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::eviction::{Reading, Readings};
-use crate::quantity::Amounts;
+use crate::huge::{Pools, read_pools, resource};
+use crate::quantity::{Amounts, binary};
 
 /// Memory that Pods cannot have: as upstream's default hard eviction threshold.
 const MEMORY_RESERVE: u64 = 100 << 20;
@@ -21,6 +22,7 @@ pub(crate) struct Machine {
     pub(crate) memory: u64,
     /// Bytes of the filesystem that holds the kubelet's directory.
     pub(crate) disk: u64,
+    pub(crate) huge_pages: Pools,
     pub(crate) machine_id: String,
     pub(crate) system_uuid: String,
     pub(crate) boot_id: String,
@@ -50,6 +52,7 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory: meminfo("MemTotal").unwrap_or_default(),
             disk: disk(kubelet_dir).map_or(0, |(total, _)| total),
+            huge_pages: read_pools(),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid.to_lowercase() },
             machine_id,
             boot_id: first_line("/proc/sys/kernel/random/boot_id"),
@@ -61,22 +64,31 @@ impl Machine {
     /// What the node has.
     pub(crate) fn capacity(&self, max_pods: u32) -> Amounts {
         let kibibytes = |bytes: u64| format!("{}Ki", bytes / 1024);
-        amounts([
+        let own = amounts([
             ("cpu", self.cpus.to_string()),
             ("memory", kibibytes(self.memory)),
             ("ephemeral-storage", kibibytes(self.disk)),
             ("pods", max_pods.to_string()),
-        ])
+        ]);
+        own.into_iter().chain(self.huge_amounts()).collect()
+    }
+
+    /// Pages that are set aside as huge ones, by size.
+    fn huge_amounts(&self) -> impl Iterator<Item = (String, Quantity)> {
+        self.huge_pages.iter().map(|(page, count)| (resource(*page), Quantity(binary(page * count))))
     }
 
     /// What Pods can have of it.
     pub(crate) fn allocatable(&self, max_pods: u32) -> Amounts {
-        amounts([
+        let huge: u64 = self.huge_pages.iter().map(|(page, count)| page * count).sum();
+        let memory = self.memory.saturating_sub(MEMORY_RESERVE).saturating_sub(huge);
+        let own = amounts([
             ("cpu", self.cpus.to_string()),
-            ("memory", format!("{}Ki", self.memory.saturating_sub(MEMORY_RESERVE) / 1024)),
+            ("memory", format!("{}Ki", memory / 1024)),
             ("ephemeral-storage", (self.disk / 10 * 9).to_string()),
             ("pods", max_pods.to_string()),
-        ])
+        ]);
+        own.into_iter().chain(self.huge_amounts()).collect()
     }
 }
 
@@ -160,6 +172,20 @@ mod tests {
             os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"
         );
+    }
+
+    #[test]
+    fn huge_pages_are_a_resource_and_no_memory_any_more() {
+        let huge_pages = Pools::from([(2 << 20, 64), (1 << 30, 0)]);
+        let machine = Machine { memory: 1 << 30, huge_pages, ..Machine::default() };
+        for amounts in [machine.capacity(110), machine.allocatable(110)] {
+            assert_eq!(
+                (amounts["hugepages-2Mi"].0.as_str(), amounts["hugepages-1Gi"].0.as_str()),
+                ("128Mi", "0")
+            );
+        }
+        assert_eq!(machine.capacity(110)["memory"].0, "1048576Ki");
+        assert_eq!(machine.allocatable(110)["memory"].0, format!("{}Ki", (1024 - 100 - 128) << 10));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::resource::{amount_of, cgroup_values, oom_score_adj, unified_values};
 use super::sandbox::cri_resources;
 use super::security::{ImageUser, NodeSecurity, plan_container_security};
 use crate::env::{Environment, expansion, plan_arguments};
+use crate::huge::{Pools, container_limits};
 use crate::userns::{PodUserns, cri_mapping};
 use crate::volume::setup::ReadyVolume;
 
@@ -38,6 +39,8 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) node: &'a NodeSecurity,
     /// The node's memory in bytes.
     pub(crate) node_memory: i64,
+    /// The node's pools of huge pages.
+    pub(crate) huge_pages: &'a Pools,
     /// The node has cgroup v2 alone; runtimes refuse values by file name elsewhere.
     pub(crate) has_unified_cgroups: bool,
 }
@@ -162,6 +165,10 @@ pub(crate) fn plan_container(input: ContainerInput<'_>) -> v1::ContainerConfig {
     }
     let mut resources = cri_resources(cgroup_values(amount_of(container)));
     resources.oom_score_adj = oom_score_adj(input.pod, container, input.node_memory);
+    resources.hugepage_limits = container_limits(container, input.huge_pages)
+        .into_iter()
+        .map(|limit| v1::HugepageLimit { page_size: limit.page_size, limit: limit.limit })
+        .collect();
     if input.has_unified_cgroups {
         resources.unified = unified_values();
     }

@@ -28,6 +28,18 @@ pub(crate) fn mount_tmpfs(path: &Path, size: Option<i64>, mode: u32) -> io::Resu
     Ok(())
 }
 
+/// Mounts a filesystem of huge pages of `page` bytes at `path`, unless one is there. It holds at most `size` bytes,
+/// rounded up to whole pages.
+pub(crate) fn mount_hugetlbfs(path: &Path, page: u64, size: u64) -> io::Result<()> {
+    if is_mount_point(path)? {
+        return Ok(());
+    }
+    let size = size.div_ceil(page).saturating_mul(page);
+    let options = CString::new(format!("pagesize={page},size={size},mode=777")).map_err(io::Error::other)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount("hugetlbfs", path, "hugetlbfs", flags, options.as_c_str())?)
+}
+
 /// The filesystem type at `path` for messages, e.g. `ext4`; the magic number where it has no name here.
 pub(crate) fn filesystem_name(path: &Path) -> String {
     let Ok(found) = rustix::fs::statfs(path) else { return "unknown".to_owned() };
@@ -41,6 +53,7 @@ pub(crate) fn filesystem_name(path: &Path) -> String {
         0x6573_5546 => "fuse",
         0x794C_7630 => "overlay",
         0x9FA0 => "proc",
+        0x9584_58F6 => "hugetlbfs",
         0x6265_6572 => "sysfs",
         0x6367_7270 => "cgroup2",
         0x0027_E0EB => "cgroup",

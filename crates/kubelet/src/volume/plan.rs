@@ -10,6 +10,7 @@ use super::nfs::{NfsError, NfsVolume, plan_nfs};
 use super::payload::{self, Payload, PayloadError, PayloadInput};
 use crate::csi::error::CsiError;
 use crate::csi::plan::CsiVolume;
+use crate::huge::{HugeError, plan_medium};
 use crate::{csi, quantity};
 
 /// Annotation prefix: `kakoi.dev/volume-mapping.<volume>: none` binds a hostPath without an ID mapping.
@@ -33,6 +34,8 @@ pub(crate) enum Content {
     EmptyDisk,
     /// An empty tmpfs of at most so many bytes.
     EmptyMemory { size: Option<i64> },
+    /// An empty filesystem of huge pages of so many bytes, and its size in bytes.
+    EmptyHuge { page: u64, size: u64 },
     /// A path of the node.
     HostPath { path: PathBuf, kind: String, is_mapped: bool },
     /// A directory of the node that outlives the Pod.
@@ -68,6 +71,8 @@ pub(crate) enum VolumeCause {
     Csi(#[from] CsiError),
     #[error(transparent)]
     NfsMount(#[from] NfsError),
+    #[error(transparent)]
+    Huge(#[from] HugeError),
     #[error("{directory} is not a directory; make it on the node, or correct the PersistentVolume", directory = .0.display())]
     NoDirectory(PathBuf),
     #[error(
@@ -174,7 +179,7 @@ fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, Vol
         return Ok(files("projected", true, payload::projected_payload(input, source)?));
     }
     if let Some(source) = &volume.empty_dir {
-        return plan_empty(source);
+        return plan_empty(input.pod, source);
     }
     if let Some(source) = &volume.host_path {
         return Ok(Content::HostPath {
@@ -196,11 +201,17 @@ fn plan_content(input: PayloadInput<'_>, volume: &Volume) -> Result<Content, Vol
     Err(VolumeCause::Unsupported(unsupported_type(volume)))
 }
 
-fn plan_empty(source: &EmptyDirVolumeSource) -> Result<Content, VolumeCause> {
+fn plan_empty(pod: &Pod, source: &EmptyDirVolumeSource) -> Result<Content, VolumeCause> {
+    let limit = source.size_limit.as_ref().map(quantity::value);
     match source.medium.as_deref().unwrap_or_default() {
         "" => Ok(Content::EmptyDisk),
-        "Memory" => Ok(Content::EmptyMemory { size: source.size_limit.as_ref().map(quantity::value) }),
-        _ => Err(VolumeCause::Unsupported("emptyDir with medium HugePages")),
+        "Memory" => Ok(Content::EmptyMemory { size: limit }),
+        medium => {
+            let unknown = || HugeError::Unknown(medium.to_owned());
+            let (page, most) = plan_medium(pod, medium).ok_or_else(unknown)??;
+            let size = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
+            Ok(Content::EmptyHuge { page, size: size.map_or(most, |size| size.min(most)) })
+        }
     }
 }
 
@@ -244,6 +255,10 @@ mod tests {
         assert_eq!(
             plan(json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})),
             Ok(Content::EmptyMemory { size: Some(1 << 20) })
+        );
+        assert_eq!(
+            plan(json!({"name": "v", "emptyDir": {"medium": "HugePages"}})),
+            Err("MountVolume.SetUp failed for volume \"v\" : hugePages storage requested, but there is no resource request for huge pages".into())
         );
         assert_eq!(
             plan(json!({"name": "v", "configMap": {"name": "no"}})),

@@ -98,6 +98,13 @@ fn apply_volume(input: SetupInput<'_>, plan: &VolumePlan) -> Result<ReadyVolume,
             mount::mount_tmpfs(&directory, *size, 0o777).map_err(io_at("mount a tmpfs at", &directory))?;
             finish_empty(input, plan, directory)
         }
+        Content::EmptyHuge { page, size } => {
+            let directory = input.places.volume("empty-dir", &plan.name);
+            make_directory(&directory)?;
+            mount::mount_hugetlbfs(&directory, *page, *size)
+                .map_err(io_at("mount huge pages at", &directory))?;
+            finish_empty(input, plan, directory)
+        }
         Content::HostPath { path, kind, is_mapped } => {
             check_host_path(path, kind)?;
             if input.mappings.is_some() && *is_mapped && path.exists() {
@@ -291,6 +298,21 @@ mod tests {
             let meta = fs::metadata(&ready.host_path).unwrap();
             assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 2000, 0o2777));
             assert!(!ready.is_mapped && !ready.is_read_only);
+        }
+    }
+
+    #[test]
+    fn huge_pages_are_mounted_with_their_size_and_carry_the_pods_ids() {
+        let fixture = Fixture::new();
+        let huge = Content::EmptyHuge { page: 2 << 20, size: 5 << 20 };
+        for mappable in [true, false] {
+            let ready = fixture.apply(huge.clone(), true, mappable).unwrap();
+            let found = rustix::fs::statfs(&ready.host_path).unwrap();
+            assert_eq!((found.f_bsize, found.f_blocks), (2 << 20, 3), "three pages hold five MiB");
+            let base = if mappable { 0 } else { 131_072 };
+            let meta = fs::metadata(&ready.host_path).unwrap();
+            assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (base, base + 2000, 0o2777));
+            assert_eq!(mount::filesystem_name(&ready.host_path), "hugetlbfs");
         }
     }
 

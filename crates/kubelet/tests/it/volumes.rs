@@ -107,3 +107,23 @@ async fn variables_come_from_the_file_that_an_init_container_wrote() {
     assert_eq!(event.message.as_deref(), Some(told));
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_requests_more_huge_pages_than_the_node_has_is_not_taken() {
+    let node = Node::start().await;
+    let limits = json!({"memory": "1Mi", "hugepages-2Mi": "1Ti"});
+    node.create(
+        "p",
+        json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}],
+        "containers": [{"name": "c", "image": "i", "resources": {"limits": limits},
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+    )
+    .await;
+    let status = node.wait_for_phase("p", "Failed").await;
+    assert_eq!(status.reason.as_deref(), Some("OutOfhugepages-2Mi"));
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(node.admin.clone());
+    let status = nodes.get("node").await.unwrap().status.unwrap();
+    let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
+    assert_eq!(capacity["hugepages-2Mi"], allocatable["hugepages-2Mi"]);
+    node.stop().await;
+}

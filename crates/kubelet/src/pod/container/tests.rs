@@ -59,6 +59,7 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
         own_files: &[own("/etc/hosts"), own("/dev/termination-log"), own("/data")],
         node: &NodeSecurity::default(),
         node_memory: 1 << 30,
+        huge_pages: &Pools::from([(2 << 20, 8), (1 << 30, 0)]),
         has_unified_cgroups: true,
     };
     let config = plan_container(input);
@@ -89,6 +90,9 @@ fn f11_every_mount_of_a_fenced_pod_carries_its_maps_but_those_bound_plainly() {
     assert_eq!(config.annotations[label::RESTART_COUNT], "3");
     let resources = config.linux.unwrap().resources.unwrap();
     assert_eq!((resources.oom_score_adj, resources.unified.len()), (1000, 1));
+    let limits: Vec<_> =
+        resources.hugepage_limits.iter().map(|limit| (limit.page_size.as_str(), limit.limit)).collect();
+    assert_eq!(limits, [("2MB", 0)], "none of the node's huge pages, for it requests none");
     let older = plan_container(ContainerInput { has_unified_cgroups: false, ..input });
     assert!(older.linux.unwrap().resources.unwrap().unified.is_empty(), "runc refuses them on cgroup v1");
     assert!(config.tty);

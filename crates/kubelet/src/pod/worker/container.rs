@@ -356,6 +356,7 @@ impl PlanRequest {
             own_files: &own_files,
             node: &self.shared.security,
             node_memory: self.shared.memory,
+            huge_pages: &self.shared.huge_pages,
             has_unified_cgroups: self.shared.cgroups.is_unified(),
         });
         let logs = self.shared.places.pod_logs(&self.pod).join(&self.container.name);

@@ -206,7 +206,7 @@ impl Setup {
         let places = self.shared.places.of(&self.uid);
         make_directory(places.root(), 0o750).map_err(Problem::Directory)?;
         tracing::debug_span!(target: "path", "kubelet: Pod cgroup")
-            .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.group))?;
+            .in_scope(|| self.shared.cgroups.apply(&self.uid, &self.group, &self.shared.huge_pages))?;
         self.shared.reached(CrashPoint::CgroupMade);
         let _step = tracing::debug_span!(target: "path", "kubelet: volumes").entered();
         let plans = plan_volumes(PayloadInput {

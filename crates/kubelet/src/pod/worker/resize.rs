@@ -135,7 +135,7 @@ impl Worker {
     async fn complete_resize(&mut self, pod: &Pod) {
         self.sizes.error = None;
         let (shared, uid, owned) = (Arc::clone(&self.shared), self.uid.clone(), pod.clone());
-        match blocking(move || shared.cgroups.apply(&uid, &owned)).await {
+        match blocking(move || shared.cgroups.apply(&uid, &owned, &shared.huge_pages)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(pod = %self.uid, %error, class = qos_class(pod).as_str(), "the Pod's cgroup is not resized");
