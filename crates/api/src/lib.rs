@@ -4,6 +4,7 @@ pub mod access;
 pub mod admission;
 pub mod apply;
 pub mod codec;
+pub mod declared;
 pub mod default;
 pub mod discovery;
 pub mod disruption;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::manifest::mirror::{Mirrors, keep_mirrors, mirror_of, name_of};
 use crate::manifest::{ManifestSource, follow_manifests};
 use crate::node::shutdown::refusal;
+use crate::node::status::declared_features;
 use crate::pod::admission::{NodeFacts, check_admission};
 use crate::pod::status::Failure;
 use crate::pod::status::phase::Phase;
@@ -224,7 +225,9 @@ impl Pods {
             let takes_room =
                 |pod: &&Pod| !is_over(pod) && uid_of(pod).is_some_and(|uid| self.admitted.contains(&uid));
             let others: Vec<&Pod> = others.iter().map(|pod| &**pod).filter(takes_room).collect();
+            let features = declared_features(&self.shared.runtime.borrow());
             let node = NodeFacts {
+                features: &features,
                 name: &self.shared.node_name,
                 allocatable: &self.shared.allocatable,
                 labels: self.node.as_ref().and_then(|node| node.metadata.labels.as_ref()),

@@ -58,6 +58,7 @@ pub(crate) fn check(pod: &Pod, place: &Place, places: &[Place]) -> Result<(), Re
     unschedulable(pod, &place.node)?;
     taints(pod, &place.node)?;
     node_affinity(pod, &place.node)?;
+    declared_features(pod, &place.node)?;
     user_namespaces(pod, &place.node)?;
     ports(pod, place)?;
     fit(pod, place)?;
@@ -91,6 +92,17 @@ fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     let is_selected = pod.node_selector.iter().all(|(key, value)| label(key) == Some(value));
     let is_wanted = pod.node_terms.as_ref().is_none_or(|terms| terms.iter().any(|t| term_matches(t, node)));
     if is_selected && is_wanted { Ok(()) } else { never("node(s) didn't match Pod's node affinity/selector") }
+}
+
+/// A Pod goes only where its node's kubelet declares the features that it needs (KEP-5328).
+fn declared_features(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let unmet: Vec<&str> =
+        pod.features.iter().copied().filter(|feature| !node.features.contains(*feature)).collect();
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    let unmet = unmet.join(", ");
+    never(&format!("node declared features check failed - unsatisfied requirements: {unmet}"))
 }
 
 /// A Pod that must have a user namespace goes only where its runtime handler reports them. Whether it must, and which
@@ -291,6 +303,23 @@ mod tests {
         assert_eq!(refusal(&pod("p", asking("601m")), &place), ["Insufficient cpu"]);
         place.add(pod("b", json!({})));
         assert_eq!(refusal(&pod("p", json!({})), &place), ["Too many pods"]);
+    }
+
+    #[test]
+    fn a_pod_goes_only_where_the_features_that_it_needs_are_declared() {
+        let rules =
+            json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]);
+        let needs = pod("p", json!({"containers": [{"name": "c", "restartPolicyRules": rules}]}));
+        let declares = |features: &[&str]| {
+            let mut place = node("n", &json!({}));
+            place.node.features = features.iter().map(ToString::to_string).collect();
+            place
+        };
+        let able = declares(&["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"]);
+        assert!(refusal(&needs, &able).is_empty());
+        let expected = "node declared features check failed - unsatisfied requirements: RestartAllContainersOnContainerExits";
+        assert_eq!(refusal(&needs, &declares(&["GuaranteedQoSPodCPUResize"])), [expected]);
+        assert!(refusal(&pod("q", json!({})), &declares(&[])).is_empty());
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) struct Pod {
     pub(crate) affinity: Vec<PodTerm>,
     pub(crate) anti_affinity: Vec<PodTerm>,
     pub(crate) spread: Vec<Spread>,
+    /// Features that its node must declare.
+    pub(crate) features: Vec<&'static str>,
     /// What it says of `hostUsers`.
     pub(crate) host_users: Option<bool>,
     /// Its runtime class, or nothing.
@@ -104,6 +106,8 @@ pub(crate) struct Node {
     pub(crate) allocatable: Resources,
     /// Its runtime handlers by name, each with whether it makes user namespaces.
     pub(crate) handlers: BTreeMap<String, bool>,
+    /// Features that its kubelet declares.
+    pub(crate) features: BTreeSet<String>,
     /// Why it makes no user namespaces, in its kubelet's words; empty where that says nothing.
     pub(crate) userns_problem: String,
 }
@@ -205,6 +209,7 @@ impl From<Value> for Pod {
             affinity: pod_terms(affinity, "podAffinity", namespace),
             anti_affinity: pod_terms(affinity, "podAntiAffinity", namespace),
             spread: spread(spec),
+            features: api::declared::required(spec),
             host_users: spec.flag("hostUsers"),
             runtime_class: spec.text("runtimeClassName").to_owned(),
             handler: spec.text("runtimeClassName").is_empty().then(String::new),
@@ -326,6 +331,12 @@ impl From<Value> for Node {
             is_unschedulable: spec.is_true("unschedulable"),
             allocatable: Resources::read(status, "allocatable"),
             handlers: handlers(status),
+            features: status
+                .list("declaredFeatures")
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
             userns_problem: userns_problem(status),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::declared::{GUARANTEED_CPU_RESIZE, RESTART_ALL_CONTAINERS, USER_NAMESPACES_HOST_NETWORK};
 use cri::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -63,6 +64,14 @@ pub(crate) fn plan_node(input: NodeInput<'_>) -> Node {
     node
 }
 
+/// The features that this node declares (KEP-5328), in alphabetical order: those that it really has.
+pub(crate) fn declared_features(runtime: &RuntimeInfo) -> Vec<&'static str> {
+    let by_runtime = runtime.features.user_namespaces_host_network.then_some(USER_NAMESPACES_HOST_NETWORK);
+    let mut features = vec![GUARANTEED_CPU_RESIZE, RESTART_ALL_CONTAINERS];
+    features.extend(by_runtime);
+    features
+}
+
 /// The node's status.
 pub(crate) fn plan_status(input: NodeInput<'_>) -> NodeStatus {
     let machine = input.machine;
@@ -71,6 +80,7 @@ pub(crate) fn plan_status(input: NodeInput<'_>) -> NodeStatus {
         capacity: Some(machine.capacity(input.max_pods)),
         allocatable: Some(machine.allocatable(input.max_pods)),
         conditions: Some(plan_conditions(input)),
+        declared_features: Some(declared_features(input.runtime).into_iter().map(str::to_owned).collect()),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(input.port) }),
         }),
@@ -251,6 +261,20 @@ mod tests {
         let spec = node.spec.unwrap();
         assert_eq!(spec.pod_cidr.as_deref(), Some("10.85.0.0/16"));
         assert_eq!(spec.pod_cidrs.unwrap(), ["10.85.0.0/16", "fd85::/64"]);
+    }
+
+    #[test]
+    fn a_node_declares_the_features_that_it_has_in_order() {
+        let features = |host_network| {
+            let features =
+                v1::RuntimeFeatures { user_namespaces_host_network: host_network, ..Default::default() };
+            let runtime = RuntimeInfo { features, ..RuntimeInfo::default() };
+            plan_status(input(&runtime, &Machine::default(), &[])).declared_features.unwrap()
+        };
+        let own = ["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"];
+        assert_eq!(features(false), own);
+        assert_eq!(features(true)[2], "UserNamespacesHostNetworkSupport");
+        assert!(features(true).is_sorted());
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct NodeFacts<'a> {
     pub(crate) allocatable: &'a Amounts,
     /// The node's labels; `None` while they are not known.
     pub(crate) labels: Option<&'a BTreeMap<String, String>>,
+    /// Features that the node declares.
+    pub(crate) features: &'a [&'static str],
 }
 
 /// A port of the node that a Pod wants for itself.
@@ -44,6 +46,7 @@ pub(crate) fn check_admission(pod: &Pod, node: NodeFacts<'_>, others: &[&Pod]) -
     let Some(spec) = &pod.spec else { return Ok(()) };
     check_os(spec)?;
     check_claims(spec)?;
+    check_features(spec, node)?;
     check_room(pod, node, others)?;
     check_labels(spec, node)?;
     check_ports(spec, others)
@@ -69,6 +72,18 @@ fn check_claims(spec: &PodSpec) -> Result<(), Failure> {
         "ResourceClaims",
         "the Pod has resourceClaims, and this node has no dynamic resource allocation; take them from the Pod",
     )
+}
+
+/// The node has every feature that the Pod needs (KEP-5328).
+fn check_features(spec: &PodSpec, node: NodeFacts<'_>) -> Result<(), Failure> {
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    let needed = api::declared::required(&spec);
+    let unmet: Vec<&str> = needed.into_iter().filter(|feature| !node.features.contains(feature)).collect();
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    let unmet = unmet.join(", ");
+    refuse("PodFeatureUnsupported", format!("Pod requires node features that are not available: {unmet}"))
 }
 
 /// What a Pod requests of a resource, in thousandths for CPU and in whole units for all else.
@@ -203,7 +218,7 @@ mod tests {
         let amounts = json!({"cpu": "2", "memory": "1Gi", "pods": "2", "example.com/gpu": "1"});
         let allocatable: Amounts = serde_json::from_value(amounts).unwrap();
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        let node = NodeFacts { name: "n", allocatable: &allocatable, labels: Some(&labels) };
+        let node = NodeFacts { name: "n", allocatable: &allocatable, labels: Some(&labels), features: &[] };
         let others: Vec<&Pod> = others.iter().collect();
         check_admission(&pod(spec), node, &others).map_err(|failure| (failure.reason, failure.message))
     }
@@ -260,6 +275,15 @@ mod tests {
     fn resource_claims_are_refused() {
         let claims = json!({"containers": [], "resourceClaims": [{"name": "gpu", "resourceClaimName": "g"}]});
         assert_eq!(check(claims, &[]).unwrap_err().0, "ResourceClaims");
+    }
+
+    #[test]
+    fn a_pod_that_needs_a_feature_of_another_node_is_refused() {
+        let rules =
+            json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]);
+        let spec = json!({"containers": [{"name": "c", "restartPolicyRules": rules}]});
+        let text = "Pod requires node features that are not available: RestartAllContainersOnContainerExits";
+        assert_eq!(check(spec, &[]), Err(("PodFeatureUnsupported".to_owned(), text.to_owned())));
     }
 
     #[test]

@@ -125,5 +125,6 @@ async fn a_pod_that_requests_more_huge_pages_than_the_node_has_is_not_taken() {
     let status = nodes.get("node").await.unwrap().status.unwrap();
     let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
     assert_eq!(capacity["hugepages-2Mi"], allocatable["hugepages-2Mi"]);
+    assert!(status.declared_features.unwrap().contains(&"RestartAllContainersOnContainerExits".to_owned()));
     node.stop().await;
 }

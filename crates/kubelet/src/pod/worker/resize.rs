@@ -41,8 +41,12 @@ impl Worker {
     }
 
     fn check_resize(&self, pod: &Pod) -> Result<(), Pending> {
-        let node =
-            NodeFacts { name: &self.shared.node_name, allocatable: &self.shared.allocatable, labels: None };
+        let node = NodeFacts {
+            name: &self.shared.node_name,
+            allocatable: &self.shared.allocatable,
+            labels: None,
+            features: &[],
+        };
         check_capacity(pod, node).map_err(|message| Pending { reason: "Infeasible", message })?;
         let pods = self.shared.registry.pods();
         let is_other = |other: &&Arc<Pod>| {
