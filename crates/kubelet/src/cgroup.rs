@@ -343,7 +343,7 @@ mod tests {
         };
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": []}})).unwrap();
-        let apply = move || groups.apply(&PodUid::parse("u").unwrap(), &pod).unwrap_err().to_string();
+        let apply = move || groups.apply(&PodUid::parse("u").unwrap(), &pod, &Pools::new()).unwrap_err().to_string();
         let text = tokio::task::spawn_blocking(apply).await.unwrap();
         assert!(
             text.contains("cannot connect to the message bus") && text.contains("systemctl status dbus"),

@@ -15,6 +15,7 @@ use userns::{Finding, LiveSandbox};
 use crate::cgroup::{CgroupDriver, PodCgroups};
 use crate::config::KubeletConfig;
 use crate::csi::Csi;
+use crate::env::link::{Links, follow_links};
 use crate::event::Recorder;
 use crate::idspace::{IdSpace, OpenError, host_ranges};
 use crate::logs::rotate::Rotator;
@@ -190,6 +191,7 @@ struct Port {
 struct Parts {
     shared: Arc<Shared>,
     runtime: watch::Sender<RuntimeInfo>,
+    links: watch::Sender<Links>,
     rotator: Arc<Rotator>,
     settings: NodeSettings,
     manifests: Option<ManifestSource>,
@@ -211,6 +213,7 @@ impl Parts {
         let (pressure, pressure_seen) = watch::channel(Pressure::default());
         let (runtime, runtime_info) = watch::channel(info);
         let (shutting_down, shutdown_seen) = watch::channel(false);
+        let (links, links_seen) = watch::channel(None);
         let clock = config.clock.clone();
         let (recorder, events) = Recorder::new(config.client.clone(), &config.node_name, clock.clone());
         let machine = Machine::read(&config.kubelet_dir);
@@ -248,6 +251,7 @@ impl Parts {
             node_name: config.node_name,
             host_ips: host_ips(&config.addresses),
             api_service: config.api_service,
+            links: links_seen,
             cluster_dns: config.cluster_dns,
             resolv_conf: config.resolv_conf,
             security: NodeSecurity {
@@ -282,7 +286,7 @@ impl Parts {
         let pressure = (pressure, config.eviction);
         let shutdown = (shutting_down, config.shutdown);
         Ok((
-            Self { shared, runtime, rotator, settings, manifests, pressure, shutdown, events },
+            Self { shared, runtime, links, rotator, settings, manifests, pressure, shutdown, events },
             config.listener,
         ))
     }
@@ -312,6 +316,7 @@ impl Parts {
             stop.clone(),
         ));
         shared.tasks.spawn(follow_runtime(shared.cri.clone(), self.runtime, stop.clone()));
+        shared.tasks.spawn(follow_links(shared.client.clone(), self.links, stop.clone()));
         shared.tasks.spawn(self.rotator.run(stop.clone()));
         let sets = Arc::clone(&shared);
         shared.tasks.spawn(async move {

@@ -13,6 +13,7 @@ use crate::cgroup::PodCgroups;
 use crate::clock::Clock;
 use crate::csi::Csi;
 use crate::env::ApiService;
+use crate::env::link::Links;
 use crate::event::Recorder;
 use crate::fault::{CrashPoint, Faults};
 use crate::huge::Pools;
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) node_name: String,
     pub(crate) host_ips: Vec<String>,
     pub(crate) api_service: ApiService,
+    /// The cluster's Services.
+    pub(crate) links: watch::Receiver<Links>,
     pub(crate) cluster_dns: ClusterDns,
     pub(crate) resolv_conf: PathBuf,
     pub(crate) security: NodeSecurity,

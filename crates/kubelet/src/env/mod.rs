@@ -3,6 +3,7 @@
 pub(crate) mod downward;
 pub(crate) mod expansion;
 pub(crate) mod file;
+pub(crate) mod link;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, FileKeySelector, Pod};
 
@@ -10,6 +11,7 @@ use crate::object::{MissingObject, Snapshot};
 use crate::quantity::Amounts;
 use downward::{DownwardError, PodAddresses};
 use file::{EnvFiles, ReadError, find_value};
+use link::{LinkPort, Links, link_variables, plan_links};
 
 /// Where Pods reach the API: what `KUBERNETES_SERVICE_*` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(crate) struct EnvInput<'a> {
     pub(crate) objects: &'a Snapshot,
     pub(crate) api_service: &'a ApiService,
     pub(crate) allocatable: &'a Amounts,
+    /// The cluster's Services.
+    pub(crate) links: &'a Links,
     /// The files that the container's variables refer to.
     pub(crate) files: &'a EnvFiles,
 }
@@ -82,7 +86,7 @@ pub(crate) fn plan_environment(input: EnvInput<'_>, container: &Container) -> Re
     for source in container.env_from.iter().flatten() {
         add_source(input, source, &mut environment)?;
     }
-    let services = service_variables(input.api_service);
+    let services = plan_services(input);
     for variable in container.env.iter().flatten() {
         if let Some(value) = resolve(input, container, variable, &environment, &services)? {
             environment.set(&variable.name, value);
@@ -102,23 +106,24 @@ pub(crate) fn plan_arguments(arguments: Option<&Vec<String>>, environment: &Envi
     arguments.into_iter().flatten().map(|argument| expansion::expand(argument, lookup)).collect()
 }
 
-/// The variables that tell a Pod where the API is, in the form of Docker links.
-pub(crate) fn service_variables(service: &ApiService) -> Vec<(String, String)> {
-    let (host, port) = (&service.host, service.port);
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let url = format!("tcp://{bracketed}:{port}");
-    let own = |name: String, value: &str| (name, value.to_owned());
-    let port_text = port.to_string();
-    vec![
-        own("KUBERNETES_SERVICE_HOST".into(), host),
-        own("KUBERNETES_SERVICE_PORT".into(), &port_text),
-        own("KUBERNETES_SERVICE_PORT_HTTPS".into(), &port_text),
-        own("KUBERNETES_PORT".into(), &url),
-        own(format!("KUBERNETES_PORT_{port}_TCP"), &url),
-        own(format!("KUBERNETES_PORT_{port}_TCP_PROTO"), "tcp"),
-        own(format!("KUBERNETES_PORT_{port}_TCP_PORT"), &port_text),
-        own(format!("KUBERNETES_PORT_{port}_TCP_ADDR"), host),
-    ]
+/// The variables that tell a Pod where the API is, and those of its namespace's Services unless it wants none. A Service
+/// of the namespace that is called `kubernetes` counts before the API's own.
+fn plan_services(input: EnvInput<'_>) -> Vec<(String, String)> {
+    let wants_links = input.pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
+    let namespace = input.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut variables = if wants_links { plan_links(input.links, namespace) } else { Vec::new() };
+    let api = api_variables(input.api_service);
+    if !variables.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST") {
+        variables.extend(api);
+    }
+    variables
+}
+
+/// The variables of the API's own Service, as the node agent was told where Pods reach it.
+fn api_variables(service: &ApiService) -> Vec<(String, String)> {
+    let (name, protocol) = ("https".to_owned(), "TCP".to_owned());
+    let port = LinkPort { name, protocol, port: i64::from(service.port) };
+    link_variables("kubernetes", &service.host, &[port])
 }
 
 fn add_source(input: EnvInput<'_>, source: &EnvFromSource, out: &mut Environment) -> Result<(), EnvError> {

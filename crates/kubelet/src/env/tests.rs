@@ -32,6 +32,7 @@ fn plan_with(container: serde_json::Value, files: &EnvFiles) -> Result<Environme
         objects: &objects(),
         api_service: &ApiService { host: "10.96.0.1".into(), port: 443 },
         allocatable: &Amounts::new(),
+        links: &None,
         files,
     };
     plan_environment(input, &pod.spec.as_ref().unwrap().containers[0])

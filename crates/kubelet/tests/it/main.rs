@@ -16,6 +16,7 @@ mod crash;
 mod csi;
 mod faults;
 mod fence;
+mod fields;
 mod full;
 mod lifecycle;
 mod line;

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::fence::is_static;
 use super::prepare::make_directory;
 use super::{OwnFiles, Prepared, Worker, blocking};
 use crate::env::downward::PodAddresses;
@@ -35,6 +36,9 @@ use crate::volume::sub_path::bind_sub_path;
 const AFTER_HOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a container whose configuration is wrong waits, unless what it refers to changes.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+/// How long a container's start waits for the first look at the cluster's Services.
+const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long `ErrImagePull` or `RegistryUnavailable` is shown before it becomes `ImagePullBackOff`.
 const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(1);
@@ -180,6 +184,8 @@ impl Worker {
         };
         self.shared.reached(CrashPoint::ImagePulled);
         let volume_images = Box::pin(self.ensure_volume_images(pod, container, &prepared, abort)).await?;
+        let links = Box::pin(self.services_are_known(pod));
+        abort.run_until_cancelled(links).await.ok_or(StartFailure::Aborted)?.map_err(config_error)?;
         let own_ids = prepared.userns.mappings().cloned();
         let target = target(pod, &container.name, observed).map_err(StartFailure::Config)?;
         let request = PlanRequest {
@@ -235,6 +241,19 @@ impl Worker {
         }
         self.shared.reached(CrashPoint::PostStartRun);
         Ok(())
+    }
+
+    /// Waits until the cluster's Services were told once: the container's environment tells of them. A static Pod waits
+    /// for nobody. The error is upstream's sentence.
+    async fn services_are_known(&self, pod: &Pod) -> Result<(), &'static str> {
+        let mut links = self.shared.links.clone();
+        if is_static(pod) || links.borrow().is_some() {
+            return Ok(());
+        }
+        match tokio::time::timeout(LINKS_PATIENCE, links.wait_for(Option::is_some)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err("services have not yet been read at least once, cannot construct envvars"),
+        }
     }
 
     /// The images of the volumes that the container mounts, each pulled as its volume says.
@@ -377,6 +396,7 @@ impl PlanRequest {
             objects: &self.prepared.objects,
             api_service: &self.shared.api_service,
             allocatable: &self.shared.allocatable,
+            links: &self.shared.links.borrow(),
             files: &read_files(&self.container, root_of),
         };
         plan_environment(input, &self.container).map_err(|error| error.to_string())

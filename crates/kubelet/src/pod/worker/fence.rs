@@ -232,7 +232,7 @@ impl Worker {
 }
 
 /// Whether the Pod comes from a file of the node and not from the API.
-fn is_static(pod: &Pod) -> bool {
+pub(super) fn is_static(pod: &Pod) -> bool {
     let source = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SOURCE));
     source.is_some_and(|source| source != "api")
 }
