@@ -257,6 +257,7 @@ impl Parts {
             security: NodeSecurity {
                 is_seccomp_default: config.is_seccomp_default,
                 allowed_sysctls: config.allowed_sysctls,
+                seccomp_root: config.kubelet_dir.join("seccomp"),
                 thermal_paths: thermal_paths(),
             },
             allocatable: machine.allocatable(config.max_pods),

@@ -1,5 +1,7 @@
 //! The security context of a sandbox or container, as the runtime is told it, and the checks the node makes itself.
 
+use std::path::PathBuf;
+
 use cri::v1;
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile};
 
@@ -19,6 +21,8 @@ pub(crate) struct NodeSecurity {
     pub(crate) is_seccomp_default: bool,
     /// Sysctls that Pods may set beside the safe ones (`allowedUnsafeSysctls`); a trailing `*` stands for any ending.
     pub(crate) allowed_sysctls: Vec<String>,
+    /// Where `Localhost` seccomp profiles lie: `seccomp` in the kubelet's directory.
+    pub(crate) seccomp_root: PathBuf,
     /// Existing paths of the kind `/sys/devices/system/cpu/cpu0/thermal_throttle`.
     pub(crate) thermal_paths: Vec<String>,
 }
@@ -161,8 +165,8 @@ fn seccomp(
     match profile.map(|profile| profile.type_.as_str()) {
         Some("RuntimeDefault") => of(ProfileType::RuntimeDefault, String::new()),
         Some("Localhost") => {
-            let path = profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default();
-            of(ProfileType::Localhost, path)
+            let path = profile.and_then(|profile| profile.localhost_profile.as_deref()).unwrap_or_default();
+            of(ProfileType::Localhost, node.seccomp_root.join(path).to_string_lossy().into_owned())
         }
         None if node.is_seccomp_default && !is_privileged => of(ProfileType::RuntimeDefault, String::new()),
         _ => of(ProfileType::Unconfined, String::new()),
@@ -404,6 +408,39 @@ mod tests {
             json!({"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}}}),
         );
         assert_eq!(own.apparmor.unwrap().localhost_ref, "mine");
+    }
+
+    #[test]
+    fn a_seccomp_profile_is_the_containers_the_pods_or_the_nodes_default() {
+        use v1::security_profile::ProfileType;
+        let plan = |of_pod: serde_json::Value, own: serde_json::Value, is_seccomp_default: bool| {
+            let pod = pod(of_pod, json!({"securityContext": own}));
+            let container = pod.spec.as_ref().unwrap().containers[0].clone();
+            let (user, node) = (
+                ImageUser::default(),
+                NodeSecurity {
+                    is_seccomp_default,
+                    seccomp_root: "/kubelet/seccomp".into(),
+                    ..NodeSecurity::default()
+                },
+            );
+            let plan = plan_container_security(&pod, &container, &PodUserns::Unspoken, &user, &node);
+            let profile = plan.seccomp.unwrap();
+            (profile.profile_type(), profile.localhost_ref)
+        };
+        let none = || json!({});
+        let named = |kind: &str| json!({"seccompProfile": {"type": kind}});
+        let local =
+            json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/mine.json"}});
+        let (default, unconfined) =
+            ((ProfileType::RuntimeDefault, String::new()), (ProfileType::Unconfined, String::new()));
+        assert_eq!(plan(none(), none(), true), default);
+        assert_eq!(plan(none(), none(), false), unconfined);
+        assert_eq!(plan(named("Unconfined"), none(), true), unconfined);
+        assert_eq!(plan(named("Unconfined"), named("RuntimeDefault"), false), default);
+        assert_eq!(plan(none(), json!({"privileged": true}), true), unconfined);
+        let (kind, path) = plan(named("RuntimeDefault"), local, true);
+        assert_eq!((kind, path.as_str()), (ProfileType::Localhost, "/kubelet/seccomp/profiles/mine.json"));
     }
 
     #[test]
