@@ -320,7 +320,7 @@ mod tests {
             {"name": "c", "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "64Mi"}}}]}}))
         .unwrap();
         let (apply, of) = (Arc::clone(&groups), uid.clone());
-        tokio::task::spawn_blocking(move || apply.apply(&of, &pod)).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || apply.apply(&of, &pod, &Pools::new())).await.unwrap().unwrap();
         let slice = manager.unit("kubepods-burstable-poda_1.slice").unwrap();
         assert_eq!(slice["MemoryMax"], (64 << 20).to_string());
         assert_eq!(slice["CPUQuotaPerSecUSec"], "1000000");
@@ -343,7 +343,8 @@ mod tests {
         };
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": []}})).unwrap();
-        let apply = move || groups.apply(&PodUid::parse("u").unwrap(), &pod, &Pools::new()).unwrap_err().to_string();
+        let apply =
+            move || groups.apply(&PodUid::parse("u").unwrap(), &pod, &Pools::new()).unwrap_err().to_string();
         let text = tokio::task::spawn_blocking(apply).await.unwrap();
         assert!(
             text.contains("cannot connect to the message bus") && text.contains("systemctl status dbus"),

@@ -208,6 +208,7 @@ impl Parts {
         ids: Arc<IdSpace>,
         findings: &[Finding],
     ) -> Result<(Self, TcpListener), RunError> {
+        let security = node_security(&config);
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let (pressure, pressure_seen) = watch::channel(Pressure::default());
@@ -254,12 +255,7 @@ impl Parts {
             links: links_seen,
             cluster_dns: config.cluster_dns,
             resolv_conf: config.resolv_conf,
-            security: NodeSecurity {
-                is_seccomp_default: config.is_seccomp_default,
-                allowed_sysctls: config.allowed_sysctls,
-                seccomp_root: config.kubelet_dir.join("seccomp"),
-                thermal_paths: thermal_paths(),
-            },
+            security,
             allocatable: machine.allocatable(config.max_pods),
             huge_pages: machine.huge_pages.clone(),
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
@@ -348,6 +344,15 @@ impl Parts {
         }
         shared.tasks.close();
         shared.tasks.wait().await;
+    }
+}
+
+fn node_security(config: &KubeletConfig) -> NodeSecurity {
+    NodeSecurity {
+        is_seccomp_default: config.is_seccomp_default,
+        allowed_sysctls: config.allowed_sysctls.clone(),
+        seccomp_root: config.kubelet_dir.join("seccomp"),
+        thermal_paths: thermal_paths(),
     }
 }
 

@@ -76,9 +76,8 @@ async fn a_volume_waits_for_its_attachment_and_the_driver_gets_what_that_says_an
         "{event}"
     );
     assert_eq!(driver.calls().len(), 0, "nothing is asked before");
-    let digest: String =
-        Sha256::digest(format!("disk-1{NAME}node")).iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("csi-{digest}");
+    let digest = Sha256::digest(format!("disk-1{NAME}node"));
+    let name = digest.iter().fold("csi-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
     let attachments: Api<VolumeAttachment> = Api::all(node.admin.clone());
     let object = json!({"metadata": {"name": name},
         "spec": {"attacher": NAME, "nodeName": "node", "source": {"persistentVolumeName": "disk"}}});
