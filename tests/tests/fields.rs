@@ -245,7 +245,7 @@ fn a_runtime_class_chooses_runc_or_crun_for_a_fenced_pod() {
     node.apply(&class("elsewhere", "kata"));
     node.apply(&pod("elsewhere", json!({"runtimeClassName": "elsewhere"})));
     let events = |node: &Node| node.kubectl(&["events", "--for", "pod/elsewhere"]).ok();
-    node.until("the handler to be refused", Duration::from_secs(60), |node| {
+    node.until("the handler to be refused", Duration::from_mins(1), |node| {
         events(node).contains("the runtime handler \"kata\" is not configured")
     });
     node.kubectl(&["delete", "pod", "elsewhere", "--wait=false"]).ok();
