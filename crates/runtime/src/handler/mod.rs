@@ -279,8 +279,14 @@ mod tests {
 
     #[test]
     fn a_stage_that_a_pods_root_cannot_reach_is_named_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
-        let reason = make_stage(&directory.path().join("stage")).unwrap().unwrap();
+        let allow = |mode| std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode));
+        let stage = directory.path().join("stage");
+        allow(0o700).unwrap();
+        let reason = make_stage(&stage).unwrap().unwrap();
         assert!(reason.contains(&format!("chmod o+x {}", directory.path().display())), "{reason}");
+        allow(0o711).unwrap();
+        assert_eq!(make_stage(&stage).unwrap(), None);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const KEPT: (usize, usize) = (20, 10);
 /// IDs of a Pod.
 const BLOCK: u32 = 65_536;
 /// The first Pod's block: far above what distributions give away.
-const FIRST: u32 = 20_000;
+pub(crate) const FIRST: u32 = 20_000;
 /// Ends at once when it is told to, as a good server does.
 const PROGRAM: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
 
@@ -69,15 +69,15 @@ pub(crate) fn measure() {
     report(&what, "1 s", &mut times);
 }
 
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let found = std::process::Command::new(program).arg("--version").stdout(Stdio::null()).status();
     found.is_ok_and(|status| status.success())
 }
 
 /// One runtime as it is asked for Pods.
-struct Peer {
+pub(crate) struct Peer {
     name: &'static str,
-    image: &'static str,
+    pub(crate) image: &'static str,
     has_user_namespace: bool,
     runtime: RuntimeClient,
     blocks: u32,
@@ -85,7 +85,7 @@ struct Peer {
 }
 
 impl Peer {
-    async fn new(name: &'static str, socket: &Path, has_user_namespace: bool, first: u32) -> Self {
+    pub(crate) async fn new(name: &'static str, socket: &Path, has_user_namespace: bool, first: u32) -> Self {
         let channel = cri::connect_unix(socket).await.expect("the runtime serves CRI");
         let runtime = cri::runtime_client(channel);
         Self { name, image: "busybox", has_user_namespace, runtime, blocks: first, times: Default::default() }
@@ -178,6 +178,17 @@ impl Peer {
         [ran, started, executed, stopped, clock.lap()]
     }
 
+    /// How long it takes until a Pod is up whose ID map no other had; it is ended then.
+    pub(crate) async fn first_of_its_map(&mut self) -> Duration {
+        let config = self.sandbox();
+        let mut clock = Clock::start();
+        let sandbox = self.run_sandbox(config.clone()).await;
+        self.run_container(&sandbox, "c".to_owned(), &config).await;
+        let up = clock.lap();
+        self.end(sandbox).await;
+        up
+    }
+
     async fn end(&mut self, pod_sandbox_id: String) {
         let stop = StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
         self.runtime.stop_pod_sandbox(stop).await.expect("the sandbox can be stopped");
@@ -228,7 +239,7 @@ impl Clock {
 }
 
 /// The sockets that a run is given: ours, and perhaps containerd's.
-fn sockets(arguments: &[String]) -> (PathBuf, Option<PathBuf>) {
+pub(crate) fn sockets(arguments: &[String]) -> (PathBuf, Option<PathBuf>) {
     let mut paths = arguments.iter().map(PathBuf::from);
     (paths.next().expect("a socket"), paths.next())
 }
@@ -261,12 +272,30 @@ pub(crate) async fn calls(arguments: &[String]) {
     }
     compare(&mut peers);
     for peer in &mut peers {
+        let before = busy();
+        for _ in 0..ROUNDS {
+            peer.first_of_its_map().await;
+        }
+        let each = busy().saturating_sub(before) * 10 / u64::try_from(ROUNDS).unwrap_or(1);
+        println!("{:<55} {each:>8} ms", format!("the machine's CPU time for a Pod's life: {}", peer.name));
+    }
+    for peer in &mut peers {
         let rate = peer.many().await;
         println!(
             "{:<55} {rate:>8.1} Pods/s",
             format!("{} Pods, {} at a time: {}", MANY.0, MANY.1, peer.name)
         );
     }
+}
+
+/// What the machine's processors have done, in hundredths of a second: of all that runs, so that it counts on a quiet
+/// machine alone.
+fn busy() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let numbers: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
+    // User, nice, system; idle and waiting are none; interrupts.
+    numbers.iter().take(3).chain(numbers.iter().skip(5).take(2)).sum()
 }
 
 /// How often the last peer's median fits into the first one's, for a Pod that comes up and for each call after.

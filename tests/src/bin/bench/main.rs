@@ -6,6 +6,7 @@
 
 mod api;
 mod cri;
+mod images;
 mod node;
 mod pods;
 mod recovery;
@@ -35,6 +36,7 @@ fn main() {
         Some("inside-node-known") => runtime().block_on(node::known(arguments)),
         Some("inside-cri") => runtime().block_on(cri::calls(arguments)),
         Some("inside-cri-fill") => runtime().block_on(cri::fill(arguments)),
+        Some("inside-images") => runtime().block_on(images::calls(arguments)),
         Some("inside-cri-found") => runtime().block_on(cri::found(arguments)),
         _ => measure(&parts),
     }
@@ -44,7 +46,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Measures these parts, or all: `recovery`, `api`, `starts`, `cri`, `path`, `many`, `shims`, `node`.
+/// Measures these parts, or all: `recovery`, `api`, `starts`, `cri`, `images`, `path`, `many`, `shims`, `node`.
 fn measure(parts: &[String]) {
     let is_asked = |part: &str| parts.is_empty() || parts.iter().any(|asked| asked == part);
     if std::env::var_os("KAKOI_BINARY").is_none() {
@@ -61,6 +63,9 @@ fn measure(parts: &[String]) {
     }
     if is_asked("cri") {
         cri::measure();
+    }
+    if is_asked("images") {
+        images::measure();
     }
     if ["path", "many", "shims"].iter().any(|part| is_asked(part)) {
         measure_node(is_asked);
