@@ -239,8 +239,11 @@ fn a_runtime_class_chooses_runc_or_crun_for_a_fenced_pod() {
         assert_eq!(node.exec(handler, &["id", "-u"]).ok(), "0\n");
         let state = node.root().join("run/kakoi/oci").join(handler);
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1, "{handler} itself runs it");
+        // Without grace the object goes at once, and the container after it.
         node.kubectl(&["delete", "pod", handler]).ok();
-        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "{handler} has deleted it");
+        node.until("the runtime to delete it", Duration::from_mins(1), |_| {
+            std::fs::read_dir(&state).unwrap().count() == 0
+        });
     }
     node.apply(&class("elsewhere", "kata"));
     node.apply(&pod("elsewhere", json!({"runtimeClassName": "elsewhere"})));
