@@ -1,6 +1,7 @@
 //! An image of 40,000 files: its pull from a registry on the loopback, by `kakoi runtime` and by Debian's containerd in
 //! turn, and the first Pod of an ID map on it, for which nothing is copied.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -125,7 +126,8 @@ fn text(state: &mut u64) -> String {
     let mut text = String::with_capacity(LENGTH + 16);
     while text.len() < LENGTH {
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text += &format!("{state:016x}");
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{state:016x}");
     }
     text.truncate(LENGTH);
     text
@@ -136,12 +138,20 @@ fn shell(line: &str) {
     assert!(status.success(), "{line}");
 }
 
-/// The packer of the tests' images, in the node's network.
+/// The packer of the tests' images, in the node's network. It is built beside this program.
 fn pack(node: &Node, arguments: &[String]) {
-    let mut command = node.inside(Path::new(env!("CARGO")));
-    command.args(["run", "--quiet", "--offline", "-p", "image", "--example", "pack", "--"]).args(arguments);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(command.status().expect("cargo can be run").success(), "pack {arguments:?} failed");
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .args(["build", "--quiet", "-p", "image", "--example", "pack"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo can be run").success(), "the packer can be built");
+    let own = std::env::current_exe().expect("this program has a path");
+    let output = node.inside(&own.with_file_name("examples/pack")).args(arguments).output();
+    let output = output.expect("the packer can be run");
+    assert!(output.status.success(), "pack {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// One runtime's images.
