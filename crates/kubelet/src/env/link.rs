@@ -1,8 +1,6 @@
 //! What the environment tells of Services (`enableServiceLinks`): their names and ports in the form of Docker links, as
 //! they are when a container starts. Source: "Discovering services" on the "Service" page.
 
-use std::sync::Arc;
-
 use api::access::{Access as _, spec};
 use informer::{Meta, Object, Store, Target, Update};
 use kube::Client;
@@ -54,19 +52,16 @@ impl Object for Link {
 }
 
 /// All Services; `None` until they were told once.
-pub(crate) type Links = Option<Arc<Store<Link>>>;
+pub(crate) type Links = Option<Store<Link>>;
 
 /// Follows the Services of the cluster until `stop`.
 pub(crate) async fn follow_links(client: Client, links: watch::Sender<Links>, stop: CancellationToken) {
     let (updates, mut changes) = mpsc::channel::<Update<Link>>(8);
     let watching = informer::watch(client, Target::all("/api/v1/services"), updates, stop);
     let taking = async {
-        let mut store = Store::default();
+        // The first update has all of them.
         while let Some(update) = changes.recv().await {
-            store.apply(update);
-            if store.is_synced() {
-                links.send_replace(Some(Arc::new(store.clone())));
-            }
+            links.send_modify(|links| drop(links.get_or_insert_default().apply(update)));
         }
     };
     tokio::join!(watching, taking);
@@ -74,7 +69,7 @@ pub(crate) async fn follow_links(client: Client, links: watch::Sender<Links>, st
 
 /// The variables of all Services of a namespace that have an address, in the order of their names.
 pub(crate) fn plan_links(links: &Links, namespace: &str) -> Vec<(String, String)> {
-    let all = links.iter().flat_map(|store| store.iter());
+    let all = links.iter().flat_map(Store::iter);
     let here = all.filter(|link| link.meta.namespace == namespace && !link.address.is_empty());
     here.flat_map(|link| link_variables(&link.meta.name, &link.address, &link.ports)).collect()
 }
@@ -117,10 +112,10 @@ mod tests {
 
     use super::*;
 
-    fn links(services: Value) -> Arc<Store<Link>> {
+    fn links(services: Value) -> Store<Link> {
         let mut store = Store::default();
         store.apply(Update::Snapshot(serde_json::from_value(services).unwrap()));
-        Arc::new(store)
+        store
     }
 
     fn service(namespace: &str, name: &str, spec: &Value) -> Value {

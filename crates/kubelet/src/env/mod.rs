@@ -112,9 +112,8 @@ fn plan_services(input: EnvInput<'_>) -> Vec<(String, String)> {
     let wants_links = input.pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
     let namespace = input.pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut variables = if wants_links { plan_links(input.links, namespace) } else { Vec::new() };
-    let api = api_variables(input.api_service);
     if !variables.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST") {
-        variables.extend(api);
+        variables.extend(api_variables(input.api_service));
     }
     variables
 }

@@ -14,13 +14,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Where the kernel tells of memory.
-pub(crate) const MEMORY: &str = "/proc/pressure/memory";
+const MEMORY: &str = "/proc/pressure/memory";
 
 /// So much waiting within so much time is told, once in that time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Trigger {
-    pub(crate) stall: Duration,
-    pub(crate) window: Duration,
+struct Trigger {
+    stall: Duration,
+    window: Duration,
 }
 
 /// Told at once, to those who have `CAP_SYS_RESOURCE`.
@@ -36,10 +36,10 @@ impl MemoryStalls {
     /// Asks the kernel to tell. Where it can't (PSI is switched off, or older than 4.20), the log says so once, and
     /// [`next`](Self::next) never comes.
     pub(crate) fn ask() -> Self {
-        let asked = [PROMPT, PATIENT].map(|trigger| ask(Path::new(MEMORY), trigger));
-        match asked {
-            [Ok(told), _] | [Err(_), Ok(told)] => Self(Some(told)),
-            [_, Err(error)] => {
+        let of = |trigger| ask(Path::new(MEMORY), trigger);
+        match of(PROMPT).or_else(|_| of(PATIENT)) {
+            Ok(told) => Self(Some(told)),
+            Err(error) => {
                 tracing::info!(%error, "the kernel does not tell when memory runs short ({MEMORY}): it is looked at now and then");
                 Self(None)
             }

@@ -166,7 +166,9 @@ fn seccomp(
         Some("RuntimeDefault") => of(ProfileType::RuntimeDefault, String::new()),
         Some("Localhost") => {
             let path = profile.and_then(|profile| profile.localhost_profile.as_deref()).unwrap_or_default();
-            of(ProfileType::Localhost, node.seccomp_root.join(path).to_string_lossy().into_owned())
+            // Below that directory also when it is written as if it began at the root.
+            let path = node.seccomp_root.join(path.trim_start_matches('/'));
+            of(ProfileType::Localhost, path.to_string_lossy().into_owned())
         }
         None if node.is_seccomp_default && !is_privileged => of(ProfileType::RuntimeDefault, String::new()),
         _ => of(ProfileType::Unconfined, String::new()),
@@ -439,6 +441,8 @@ mod tests {
         assert_eq!(plan(named("Unconfined"), none(), true), unconfined);
         assert_eq!(plan(named("Unconfined"), named("RuntimeDefault"), false), default);
         assert_eq!(plan(none(), json!({"privileged": true}), true), unconfined);
+        let rooted = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "/etc/shadow"}});
+        assert_eq!(plan(none(), rooted, true).1, "/kubelet/seccomp/etc/shadow");
         let (kind, path) = plan(named("RuntimeDefault"), local, true);
         assert_eq!((kind, path.as_str()), (ProfileType::Localhost, "/kubelet/seccomp/profiles/mine.json"));
     }
