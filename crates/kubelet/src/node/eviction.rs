@@ -23,7 +23,13 @@ pub enum Threshold {
     Amount(u64),
     /// Percent of the capacity.
     Percent(u8),
+    /// Percent of the capacity, but never more than an amount.
+    PercentUpTo(u8, u64),
 }
+
+/// The most that is kept free of a disk where nothing else is set: a tenth of a large one is no shortage. Upstream has no
+/// such bound; a machine that also does other work would lose its Pods with 50 GB to spare.
+const DISK_AT_MOST: u64 = 5 << 30;
 
 impl Threshold {
     /// Reads `100Mi` or `10%`.
@@ -40,11 +46,12 @@ impl Threshold {
         match self {
             Self::Amount(amount) => amount,
             Self::Percent(percent) => capacity / 100 * u64::from(percent),
+            Self::PercentUpTo(percent, most) => Self::Percent(percent).of(capacity).min(most),
         }
     }
 }
 
-/// What may not run short at all (`evictionHard`), with upstream's defaults.
+/// What may not run short at all (`evictionHard`), with upstream's defaults but for the disk's upper bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// `memory.available`
@@ -61,7 +68,7 @@ impl Default for Thresholds {
     fn default() -> Self {
         Self {
             memory: Threshold::Amount(100 << 20),
-            disk: Threshold::Percent(10),
+            disk: Threshold::PercentUpTo(10, DISK_AT_MOST),
             inodes: Threshold::Percent(5),
             pids: Threshold::Percent(10),
         }
@@ -139,7 +146,8 @@ pub enum Signal {
 }
 
 impl Signal {
-    const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Inodes, Self::Pids];
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Inodes, Self::Pids];
 
     /// The signal that a `KubeletConfiguration` names so.
     pub fn named(name: &str) -> Option<Self> {
@@ -413,6 +421,18 @@ mod tests {
         let look = Below::default().look(readings, &EvictionSettings::default(), Instant::now());
         assert_eq!(look.pressed, BTreeSet::from([Signal::Disk]));
         assert_eq!(look.short.len(), 1);
+    }
+
+    #[test]
+    fn a_large_disk_is_short_of_space_when_five_gibibytes_are_left() {
+        const GIB: u64 = 1 << 30;
+        let pressed = |available: u64, capacity: u64| {
+            let readings = Readings { disk: Some(Reading { available, capacity }), ..Readings::default() };
+            let look = Below::default().look(readings, &EvictionSettings::default(), Instant::now());
+            !look.pressed.is_empty()
+        };
+        assert!(!pressed(6 * GIB, 250 * GIB) && pressed(4 * GIB, 250 * GIB));
+        assert!(!pressed(3 * GIB, 20 * GIB) && pressed(GIB, 20 * GIB));
     }
 
     fn memory(available: u64) -> Readings {

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use kube::api::DeleteParams;
-use kubelet::{Signal, Threshold};
 use serde_json::json;
 
 use crate::node::{Node, restarts, until, waiting};
@@ -43,11 +42,8 @@ fn named(name: &str) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_pods_go_on_or_say_why_they_wait_and_start_when_there_is_space() {
-    let mut node = Node::prepare(Script::new()).await;
+    let node = Node::prepare(Script::new()).await;
     let disk = Disk::mount(&node);
-    // What a full disk does to Pods by eviction is another matter.
-    node.eviction.hard.set(Signal::Disk, Threshold::Amount(0));
-    node.eviction.hard.set(Signal::Inodes, Threshold::Amount(0));
     let mut node = node.started().await;
     for name in ["steady", "ending", "leaving"] {
         node.create(name, named(name)).await;

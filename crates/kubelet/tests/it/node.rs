@@ -13,7 +13,8 @@ use kube::{Api, Client};
 use kubelet::idspace::{IdSpaceConfig, MachineFiles};
 use kubelet::{
     ApiService, CgroupDriver, CgroupRoots, Clock, ClusterDns, EvictionSettings, Faults, KubeletConfig,
-    LogLimits, NoFaults, ServerTls, ServingCertificate, ShutdownConfig, ShutdownSettings, VolumeProbe,
+    LogLimits, NoFaults, ServerTls, ServingCertificate, ShutdownConfig, ShutdownSettings, Signal, Threshold,
+    VolumeProbe,
 };
 use serde_json::{Value, json};
 use systemd::Bus;
@@ -84,7 +85,7 @@ impl Settings<'_> {
             ids,
             probe: Arc::new(AllBut(None)),
             configz: json!({"maxPods": 110}),
-            eviction: EvictionSettings::default(),
+            eviction: no_eviction(),
             shutdown: ShutdownConfig {
                 settings: ShutdownSettings::default(),
                 bus: Bus::at("unix:path=/none"),
@@ -94,6 +95,15 @@ impl Settings<'_> {
             clock: self.clock,
         }
     }
+}
+
+/// Nothing of what the machine has left ends a Pod: a test says it where that is what it is about.
+fn no_eviction() -> EvictionSettings {
+    let mut settings = EvictionSettings::default();
+    for signal in Signal::ALL {
+        settings.hard.set(signal, Threshold::Amount(0));
+    }
+    settings
 }
 
 /// The ID space of an instance below `directory`, on a machine that has given nothing away.
@@ -212,7 +222,7 @@ impl Node {
             cgroup,
             is_userns_on,
             policy,
-            eviction: EvictionSettings::default(),
+            eviction: no_eviction(),
             line: Line::new(),
             graceful: None,
             beta: None,
