@@ -125,10 +125,18 @@ impl Registry {
 
     /// All Pods that the API still has.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods_where(|desired| !desired.is_gone)
+    }
+
+    /// The Pods that the API still has and that the node has not decided to end.
+    pub(crate) fn kept_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods_where(|desired| !desired.is_gone && desired.ending.is_none())
+    }
+
+    fn pods_where(&self, wanted: impl Fn(&Desired) -> bool) -> Vec<Arc<Pod>> {
         let entries = self.entries();
-        let live =
-            entries.values().map(|entry| entry.input.borrow().clone()).filter(|desired| !desired.is_gone);
-        live.map(|desired| desired.pod).collect()
+        let inputs = entries.values().map(|entry| entry.input.borrow());
+        inputs.filter(|desired| wanted(desired)).map(|desired| Arc::clone(&desired.pod)).collect()
     }
 
     /// A further listener for what happens to a Pod in the runtime; it ends with its last reference.

@@ -134,7 +134,7 @@ fn running(shared: &Shared) -> Vec<Arc<Pod>> {
         let is_over = crate::pod::status::phase::Phase::stored_terminal(phase).is_some();
         pod.metadata.deletion_timestamp.is_none() && !is_over
     };
-    shared.registry.pods().into_iter().filter(is_running).collect()
+    shared.registry.kept_pods().into_iter().filter(is_running).collect()
 }
 
 fn usage_of<'a>(shared: &Shared, pod: &'a Pod, disk: &DiskUsage) -> PodUsage<'a> {

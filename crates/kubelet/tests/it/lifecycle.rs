@@ -203,6 +203,23 @@ async fn a_pod_past_its_deadline_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_node_ends_has_failed_when_its_containers_have_stopped() {
+    let node = Node::start().await;
+    node.script.hold("c");
+    node.create("p", json!({"activeDeadlineSeconds": 4})).await;
+    node.wait_for_phase("p", "Running").await;
+    node.wait_for_event("p", "DeadlineExceeded").await;
+    until("it is told to stop", async || node.script.count("stop_container") > 0).await;
+    let status = node.status("p").await;
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    node.script.let_go("c");
+    let status = node.wait_for_phase("p", "Failed").await;
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert!(status.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.is_some());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rule_restarts_all_containers_in_their_place() {
     let mut node = Node::start().await;
     let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);

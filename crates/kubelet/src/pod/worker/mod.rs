@@ -352,6 +352,8 @@ impl Worker {
     /// Works out the status and hands it to the publisher.
     fn publish(&mut self, pod: &Pod, observed: &Observed) {
         let has_ended = matches!(self.stage, Stage::Cleaning | Stage::Settled | Stage::Removing);
+        // A Pod fails when its containers have stopped: who sees it failed may start another in its place.
+        let is_stopped = has_ended || observed.live().next().is_none();
         let runtime = self.shared.runtime.borrow().name.clone();
         let probes = self.prober.results();
         let status = plan_status(StatusInput {
@@ -362,7 +364,7 @@ impl Worker {
             probes: &probes,
             runtime: &runtime,
             host_ips: &self.shared.host_ips,
-            failure: self.failure.as_ref(),
+            failure: self.failure.as_ref().filter(|_| is_stopped),
             fence: self.fence.as_ref(),
             sizes: &self.sizes,
             has_ended,
