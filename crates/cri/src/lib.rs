@@ -5,11 +5,9 @@
 mod transport;
 
 pub use transport::{
-    BindError, ConnectError, InMemoryIncoming, MESSAGE_LIMIT, ServeError, bind_unix, connect_unix,
-    connect_unix_lazily, in_memory, routes, serve,
+    BindError, ConnectError, Connection, MESSAGE_LIMIT, ServeError, bind_unix, connect_unix,
+    connect_unix_lazily, routes, serve,
 };
-
-use tonic::transport::Channel;
 
 /// The generated messages, clients and servers of the package `runtime.v1`.
 #[allow(
@@ -51,21 +49,21 @@ pub mod kakoi {
 }
 
 /// Client of the runtime service.
-pub type RuntimeClient = v1::runtime_service_client::RuntimeServiceClient<Channel>;
+pub type RuntimeClient = v1::runtime_service_client::RuntimeServiceClient<Connection>;
 
 /// Client of the image service.
-pub type ImageClient = v1::image_service_client::ImageServiceClient<Channel>;
+pub type ImageClient = v1::image_service_client::ImageServiceClient<Connection>;
 
 /// A runtime client with the message limit that both sides of CRI use.
-pub fn runtime_client(channel: Channel) -> RuntimeClient {
-    RuntimeClient::new(channel)
+pub fn runtime_client(connection: impl Into<Connection>) -> RuntimeClient {
+    RuntimeClient::new(connection.into())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT)
 }
 
 /// An image client with the message limit that both sides of CRI use.
-pub fn image_client(channel: Channel) -> ImageClient {
-    ImageClient::new(channel)
+pub fn image_client(connection: impl Into<Connection>) -> ImageClient {
+    ImageClient::new(connection.into())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT)
 }

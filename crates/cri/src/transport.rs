@@ -1,18 +1,18 @@
-//! The ways a CRI client reaches a CRI server: a Unix socket, or pipes in memory for one process that is both.
-//! Both carry the same gRPC, so nothing above can tell them apart.
+//! The ways a CRI client reaches a CRI server: a Unix socket, or a call of the server's routes for one process that is
+//! both. Both carry the same gRPC messages, so nothing above can tell them apart.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, StdError, http};
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
@@ -23,12 +23,6 @@ use crate::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 
 /// Largest message in either direction, in bytes (16 MiB, as the kubelet and the known runtimes have it).
 pub const MESSAGE_LIMIT: usize = 16 * 1024 * 1024;
-
-/// Bytes that one in-memory connection buffers in each direction.
-const PIPE_BYTES: usize = 256 * 1024;
-
-/// In-memory connections that may wait to be accepted.
-const BACKLOG: usize = 16;
 
 /// How long a client waits for a connection to a Unix socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,33 +128,52 @@ fn connector(
     })
 }
 
-/// A transport within this process: give the first to [`serve`], the second to clients.
-pub fn in_memory() -> (InMemoryIncoming, Channel) {
-    let (sender, receiver) = mpsc::channel(BACKLOG);
-    let connector = tower::service_fn(move |_| {
-        let sender = sender.clone();
-        async move {
-            let (client, server) = tokio::io::duplex(PIPE_BYTES);
-            let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-            sender.send(server).await.map_err(refused)?;
-            Ok::<_, io::Error>(TokioIo::new(client))
+/// A client's way to a CRI server; clones share it. Made from a [`Channel`], or from the [`Routes`] of a server in this
+/// process: then a call is the server's own future, with no connection between that would have to be framed and read.
+#[derive(Clone, Debug)]
+pub struct Connection(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    Channel(Channel),
+    Routes(Routes),
+}
+
+impl From<Channel> for Connection {
+    fn from(channel: Channel) -> Self {
+        Self(Way::Channel(channel))
+    }
+}
+
+impl From<Routes> for Connection {
+    fn from(routes: Routes) -> Self {
+        Self(Way::Routes(routes.prepare()))
+    }
+}
+
+impl Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Body>;
+    type Error = StdError;
+    type Future = BoxFuture<Self::Response, StdError>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
+        match &mut self.0 {
+            Way::Channel(channel) => channel.poll_ready(context).map_err(Into::into),
+            Way::Routes(_) => Poll::Ready(Ok(())),
         }
-    });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-    (InMemoryIncoming { receiver }, channel)
-}
+    }
 
-/// The connections that clients of [`in_memory`] open.
-#[derive(Debug)]
-pub struct InMemoryIncoming {
-    receiver: mpsc::Receiver<DuplexStream>,
-}
-
-impl Stream for InMemoryIncoming {
-    type Item = io::Result<DuplexStream>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(context).map(|connection| connection.map(Ok))
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match &mut self.0 {
+            Way::Channel(channel) => {
+                let answer = channel.call(request);
+                Box::pin(async move { Ok(answer.await?) })
+            }
+            Way::Routes(routes) => {
+                let answer = routes.call(request);
+                Box::pin(async move { answer.await.map_err(|error| match error {}) })
+            }
+        }
     }
 }
 

@@ -5,12 +5,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use cri::Connection;
 use cri::v1::image_service_server::ImageService;
 use cri::v1::runtime_service_server::RuntimeService;
 use cri::v1::{AuthConfig, ListImagesRequest, VersionRequest, VersionResponse};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 struct Echo;
@@ -24,24 +24,20 @@ impl RuntimeService for Echo {
 
 impl ImageService for Echo {}
 
-async fn answers(channel: Channel) {
+async fn answers(connection: Connection) {
     let large = "x".repeat(5 * 1024 * 1024);
     let request = VersionRequest { version: large.clone() };
-    let version = cri::runtime_client(channel.clone()).version(request).await.unwrap().into_inner().version;
+    let version =
+        cri::runtime_client(connection.clone()).version(request).await.unwrap().into_inner().version;
     assert!(version == large, "a message of 5 MiB comes back whole");
-    let status = cri::image_client(channel).list_images(ListImagesRequest::default()).await.unwrap_err();
+    let status = cri::image_client(connection).list_images(ListImagesRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("`list_images`"), "{}", status.message());
 }
 
 #[tokio::test]
-async fn a_client_in_the_same_process_calls_through_memory() {
-    let (incoming, channel) = cri::in_memory();
-    let shutdown = CancellationToken::new();
-    let server = tokio::spawn(cri::serve(cri::routes(Echo, Echo), incoming, shutdown.clone()));
-    answers(channel).await;
-    shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+async fn a_client_in_the_same_process_calls_the_services_themselves() {
+    answers(cri::routes(Echo, Echo).into()).await;
 }
 
 #[tokio::test]
@@ -58,7 +54,7 @@ async fn a_client_calls_through_a_unix_socket_that_only_its_owner_may_open() {
         UnixListenerStream::new(listener),
         shutdown.clone(),
     ));
-    answers(cri::connect_unix(&path).await.unwrap()).await;
+    answers(cri::connect_unix(&path).await.unwrap().into()).await;
     assert!(matches!(cri::bind_unix(&path).await, Err(cri::BindError::InUse { .. })));
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::NodeAddress;
 use kube::Client;
 use tokio::net::TcpListener;
-use tonic::transport::Channel;
 
 use crate::cgroup::CgroupRoots;
 use crate::clock::Clock;
@@ -25,7 +24,7 @@ pub struct KubeletConfig {
     /// The API, as this node's identity.
     pub client: Client,
     /// The container runtime, both CRI services.
-    pub cri: Channel,
+    pub cri: cri::Connection,
     /// The node's name in the API.
     pub node_name: String,
     /// Addresses for the node's status; each `InternalIP` is a host IP of Pods.

@@ -45,7 +45,6 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 use crate::core::{Core, containers_dir, make_dir, sandboxes_dir, shims_dir};
 use crate::features::{Features, Probe};
@@ -109,16 +108,9 @@ impl Runtime {
         cri::routes(RuntimeServer(runtime), ImageServer(image)).add_service(images)
     }
 
-    /// Serves CRI to clients in this process until the runtime shuts down.
-    pub fn connect(&self) -> Channel {
-        let (incoming, channel) = cri::in_memory();
-        let serving = cri::serve(self.routes(), incoming, self.core.shutdown.clone());
-        self.core.tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the in-memory CRI server ended");
-            }
-        });
-        channel
+    /// CRI for clients in this process.
+    pub fn connect(&self) -> cri::Connection {
+        self.routes().into()
     }
 
     /// Serves CRI on a Unix socket until the runtime shuts down.

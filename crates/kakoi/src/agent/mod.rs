@@ -146,7 +146,7 @@ async fn configure(
         tls: tls(&identity, &client, &settings, &addresses)?,
         client,
         // A runtime that is not there yet, or no more, is waited for.
-        cri: ::cri::connect_unix_lazily(&socket),
+        cri: ::cri::connect_unix_lazily(&socket).into(),
         node_name: name.clone(),
         addresses: node_addresses(&addresses, &name),
         labels,

@@ -219,12 +219,12 @@ mod tests {
     }
 
     async fn outcome(probe: serde_json::Value) -> Outcome {
-        let (_incoming, channel) = cri::in_memory();
+        let nobody = cri::connect_unix_lazily("/nonexistent/cri.sock".as_ref());
         let container =
             serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 1}]}));
         let container: Container = container.unwrap();
         let attempt = Attempt {
-            cri: &Cri::new(channel),
+            cri: &Cri::new(nobody.into()),
             container: &container,
             container_id: "id",
             pod_ip: "127.0.0.1",

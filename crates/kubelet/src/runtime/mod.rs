@@ -6,8 +6,7 @@ pub(crate) mod observe;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cri::{ImageClient, RuntimeClient, v1};
-use tonic::transport::Channel;
+use cri::{Connection, ImageClient, RuntimeClient, v1};
 use tonic::{Code, Request, Status};
 use tracing::Instrument as _;
 
@@ -94,8 +93,8 @@ impl Cri {
         }))
     }
 
-    pub(crate) fn new(channel: Channel) -> Self {
-        Self { runtime: cri::runtime_client(channel.clone()), images: cri::image_client(channel) }
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { runtime: cri::runtime_client(connection.clone()), images: cri::image_client(connection) }
     }
 
     simple_calls! {

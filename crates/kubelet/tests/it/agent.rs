@@ -51,7 +51,9 @@ async fn agent() {
     let client = kube::Client::try_from(config).unwrap();
     let cri = cri::connect_unix_lazily(&directory.join("cri.sock"));
     let listener = kubelet::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    kubelet::run(settings.config(client, cri, listener), None, CancellationToken::new()).await.unwrap();
+    kubelet::run(settings.config(client, cri.into(), listener), None, CancellationToken::new())
+        .await
+        .unwrap();
 }
 
 /// Kills the process at a point, as the kernel would.

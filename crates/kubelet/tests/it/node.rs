@@ -22,7 +22,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::bundle::Collection;
 use crate::line::{Far, Line};
@@ -54,7 +53,7 @@ pub(crate) struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    pub(crate) fn config(self, client: Client, cri: Channel, listener: TcpListener) -> KubeletConfig {
+    pub(crate) fn config(self, client: Client, cri: cri::Connection, listener: TcpListener) -> KubeletConfig {
         let ids = ids(self.directory, "test", self.faults);
         KubeletConfig {
             client,
@@ -237,18 +236,14 @@ impl Node {
 
     /// Starts the node agent over the runtime as it is now.
     pub(crate) async fn start_kubelet(&mut self) {
-        let (incoming, channel) = cri::in_memory();
         let stop = self.shutdown.child_token();
-        let routes = cri::routes(self.script.clone(), self.script.clone());
-        let serving = cri::serve(routes, incoming, stop.clone());
+        let runtime = cri::routes(self.script.clone(), self.script.clone()).into();
         let listener = kubelet::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let config = self.config(channel, listener);
+        let config = self.config(runtime, listener);
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let token = stop.clone();
         let task = tokio::spawn(async move {
-            let serving = tokio::spawn(serving);
             kubelet::run(config, Some(ready), token).await.unwrap();
-            serving.abort();
         });
         is_ready.await.unwrap();
         self.kubelet = Some((task, stop));
@@ -262,7 +257,7 @@ impl Node {
         }
     }
 
-    fn config(&self, channel: Channel, listener: TcpListener) -> KubeletConfig {
+    fn config(&self, runtime: cri::Connection, listener: TcpListener) -> KubeletConfig {
         let server = self.server.as_ref().unwrap();
         let settings = Settings {
             directory: self.directory.path(),
@@ -282,7 +277,7 @@ impl Node {
             eviction: self.eviction.clone(),
             shutdown: self.shutdown_config(),
             probe: Arc::new(AllBut(self.unmappable)),
-            ..settings.config(client, channel, listener)
+            ..settings.config(client, runtime, listener)
         }
     }
 
