@@ -1,5 +1,7 @@
 //! Label selectors in their text form (`app=web,tier in (a, b),!legacy`) and in their object form (`matchLabels`).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -141,6 +143,11 @@ impl LabelSelector {
         self.requirements
             .iter()
             .all(|r| r.matches_value(labels.and_then(|l| l.get(&r.key)).and_then(Value::as_str)))
+    }
+
+    /// Whether labels satisfy all conditions.
+    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|r| r.matches_value(labels.get(&r.key).map(String::as_str)))
     }
 
     /// Whether an object's labels satisfy all conditions.

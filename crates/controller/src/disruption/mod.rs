@@ -79,7 +79,7 @@ impl Controller {
     fn pods_of<'a>(&'a self, budget: &'a Budget) -> impl Iterator<Item = &'a Pod> {
         let selector = budget.spec.selector.as_ref();
         let pods = self.pods.store().iter().filter(|pod| pod.key.namespace == budget.key.namespace);
-        pods.filter(move |pod| selector.is_some_and(|selector| selector.matches(&pod.labels)))
+        pods.filter(move |pod| selector.is_some_and(|selector| selector.matches_labels(&pod.labels)))
     }
 
     /// Counts, and writes what changed. When it is not known how many Pods there should be, the budget says so and

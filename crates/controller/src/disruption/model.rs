@@ -1,9 +1,11 @@
 //! Pod disruption budgets and Pods, as far as the controller of budgets reads them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use api::selector::LabelSelector;
 use informer::Meta;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::metadata::{Metadata, OwnerReference};
 
@@ -48,9 +50,15 @@ impl From<WholeBudget> for Budget {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Spec {
     /// `None` selects nothing, an empty one all Pods of the namespace.
-    pub(crate) selector: Option<Selector>,
+    #[serde(deserialize_with = "selector")]
+    pub(crate) selector: Option<LabelSelector>,
     pub(crate) min_available: Option<Amount>,
     pub(crate) max_unavailable: Option<Amount>,
+}
+
+fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LabelSelector>, D::Error> {
+    let object = Option::<Value>::deserialize(deserializer)?;
+    Ok(LabelSelector::from_object(object.as_ref()))
 }
 
 /// A number of Pods, or a share of those that there should be.
@@ -77,45 +85,6 @@ impl Amount {
 
     pub(crate) const fn is_share(&self) -> bool {
         matches!(self, Self::Share(_))
-    }
-}
-
-/// A label selector.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Selector {
-    match_labels: BTreeMap<String, String>,
-    match_expressions: Vec<Requirement>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Requirement {
-    key: String,
-    operator: String,
-    values: BTreeSet<String>,
-}
-
-impl Selector {
-    /// Whether it selects what has these labels. An operator that is not known selects nothing.
-    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self
-                .match_expressions
-                .iter()
-                .all(|requirement| requirement.holds(labels.get(&requirement.key)))
-    }
-}
-
-impl Requirement {
-    fn holds(&self, value: Option<&String>) -> bool {
-        match self.operator.as_str() {
-            "In" => value.is_some_and(|value| self.values.contains(value)),
-            "NotIn" => value.is_none_or(|value| !self.values.contains(value)),
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            _ => false,
-        }
     }
 }
 
