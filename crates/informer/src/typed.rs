@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Meta, Object, Update};
 
-/// An object as its own type has it.
+/// An object as its own type has it, without `managedFields`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "K", bound(deserialize = "K: kube::Resource + DeserializeOwned"))]
 pub struct Typed<K> {
@@ -16,7 +16,9 @@ pub struct Typed<K> {
 }
 
 impl<K: kube::Resource> From<K> for Typed<K> {
-    fn from(object: K) -> Self {
+    fn from(mut object: K) -> Self {
+        // Often the largest part of an object, and of no use to who reads it.
+        object.meta_mut().managed_fields = None;
         let meta = object.meta();
         let text = |part: &Option<String>| part.clone().unwrap_or_default();
         let meta = Meta {
@@ -58,11 +60,13 @@ mod tests {
 
     #[test]
     fn a_whole_object_is_known_by_its_metadata() {
-        let map = json!({"metadata": {"namespace": "n", "name": "c", "uid": "u", "resourceVersion": "7"},
+        let map = json!({"metadata": {"namespace": "n", "name": "c", "uid": "u", "resourceVersion": "7",
+            "managedFields": [{"manager": "kubectl"}]},
             "data": {"k": "v"}});
         let typed: Typed<ConfigMap> = serde_json::from_value(map).unwrap();
         assert_eq!((typed.meta().key().as_str(), typed.meta().revision.as_str()), ("n/c", "7"));
         let Update::Applied(map) = Update::Applied(typed).into_objects() else { panic!("another update") };
         assert_eq!(map.data.unwrap()["k"], "v");
+        assert_eq!(map.metadata.managed_fields, None);
     }
 }

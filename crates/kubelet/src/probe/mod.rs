@@ -9,17 +9,22 @@ pub(crate) mod threshold;
 mod tls;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::event::{Kind as EventKind, Recorder};
 use crate::runtime::Cri;
 pub(crate) use attempt::{Attempt, Outcome, attempt_hook};
 use threshold::Tracker;
+
+/// All probes go on at common beats: the machine wakes up four times in a second for those of all Pods, and not for each.
+/// A probe's first attempt waits for none, and each later one for at most that long.
+const BEAT: Duration = Duration::from_millis(250);
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,14 +141,11 @@ impl Prober {
             for kind in [Kind::Startup, Kind::Readiness, Kind::Liveness] {
                 let is_due = (kind == Kind::Startup) != has_started;
                 let key = (running.id.to_owned(), kind);
-                if let Some(probe) = kind.of(running.container).filter(|_| is_due)
-                    && !self.tasks.contains_key(&key)
-                {
+                if is_due && kind.of(running.container).is_some() && !self.tasks.contains_key(&key) {
                     let run = Run {
                         tools: tools.clone(),
                         results: Arc::clone(&self.results),
-                        probe: probe.clone(),
-                        container: running.container.clone(),
+                        container: running.container.name.clone(),
                         id: running.id.to_owned(),
                         kind,
                         is_adopted: is_first && running.before.is_some(),
@@ -176,50 +178,70 @@ impl Drop for Prober {
 struct Run {
     tools: ProbeTools,
     results: Arc<Mutex<Results>>,
-    probe: Probe,
-    container: Container,
+    /// The container's name in the Pod.
+    container: String,
     id: String,
     kind: Kind,
     /// The container ran before this node agent began.
     is_adopted: bool,
 }
 
+/// A node agent that begins finds many containers at once: their probes are spread over the period, as upstream's, so that
+/// its own hurry makes none of them late.
+fn first_wait(probe: &Probe, period: Duration, is_adopted: bool) -> Duration {
+    let asked = seconds(probe.initial_delay_seconds, 0);
+    if is_adopted { asked.max(period.mul_f64(rand::random())) } else { asked }
+}
+
 fn seconds(value: Option<i32>, default: u64) -> Duration {
     Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
 }
 
+/// The first beat at `time` or after it.
+fn next_beat(time: Instant) -> Instant {
+    static FIRST: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    let since = time.into_std().saturating_duration_since(*FIRST);
+    let over = Duration::from_nanos(u64::try_from(since.as_nanos() % BEAT.as_nanos()).unwrap_or_default());
+    if over.is_zero() { time } else { time + BEAT.saturating_sub(over) }
+}
+
 impl Run {
     async fn run(self) {
-        let mut tracker = Tracker::new(&self.probe);
-        let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
-        let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
-        tokio::time::sleep(self.first_wait(period)).await;
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let Some(container) = self.container() else { return };
+        let Some(probe) = self.kind.of(container) else { return };
+        let mut tracker = Tracker::new(probe);
+        let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
+        let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
+        tokio::time::sleep(first_wait(probe, period, self.is_adopted)).await;
+        let mut due = Instant::now();
         loop {
-            ticks.tick().await;
             let attempt = Attempt {
                 cri: &self.tools.cri,
-                container: &self.container,
+                container,
                 container_id: &self.id,
                 pod_ip: &self.tools.pod_ip,
                 timeout,
             };
-            let outcome = attempt.probe(&self.probe).await;
+            // Apart: it is much larger than a probe that waits for its time.
+            let outcome = Box::pin(attempt.probe(probe)).await;
             self.tell(&outcome);
-            let Some(result) = tracker.note(outcome.is_success()) else { continue };
-            self.publish(result);
-            if self.kind == Kind::Startup && result {
-                return;
+            if let Some(result) = tracker.note(outcome.is_success()) {
+                self.publish(result);
+                if self.kind == Kind::Startup && result {
+                    return;
+                }
             }
+            // From when it was due, not from when its turn came: it would fall behind by a beat each time.
+            due = next_beat((due + period).max(Instant::now()));
+            tokio::time::sleep_until(due).await;
         }
     }
 
-    /// A node agent that begins finds many containers at once: their probes are spread over the period, as upstream's, so
-    /// that its own hurry makes none of them late.
-    fn first_wait(&self, period: Duration) -> Duration {
-        let asked = seconds(self.probe.initial_delay_seconds, 0);
-        if self.is_adopted { asked.max(period.mul_f64(rand::random())) } else { asked }
+    fn container(&self) -> Option<&Container> {
+        let spec = self.tools.pod.spec.iter();
+        let mut all =
+            spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        all.find(|container| container.name == self.container)
     }
 
     fn publish(&self, result: bool) {
@@ -235,9 +257,28 @@ impl Run {
 
     fn tell(&self, outcome: &Outcome) {
         if let Outcome::Failure(text) = outcome {
-            let field = format!("spec.containers{{{}}}", self.container.name);
+            let field = format!("spec.containers{{{}}}", self.container);
             let text = format!("{} probe failed: {text}", self.kind.name());
             self.tools.events.container(&self.tools.pod, field, EventKind::Warning, "Unhealthy", text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_are_common_and_at_most_a_beat_away() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let first = next_beat(start);
+        assert!(first >= start && first - start < BEAT);
+        for milliseconds in [1, 100, 249, 250, 251, 10_000] {
+            let time = start + Duration::from_millis(milliseconds);
+            let beat = next_beat(time);
+            assert!(beat >= time && beat - time < BEAT);
+            assert_eq!((beat - first).as_nanos() % BEAT.as_nanos(), 0);
+            assert_eq!(next_beat(beat), beat);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A full node: 250 Pods of one container each, with readiness and liveness probes of all four kinds at their default
 //! period. How soon all run, what they cost at rest, how soon an end is seen, and a new daemon knows all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -237,28 +237,32 @@ fn end_some(node: &Node, round: usize) {
 /// Waits until the Pods of a round are Running again, each with one restart more.
 pub(crate) async fn known(arguments: &[String]) {
     let round: usize = arguments.first().and_then(|round| round.parse().ok()).expect("a round");
-    let known = async {
-        loop {
-            if let Ok(client) = kube::Client::try_default().await {
-                let pods: Api<Pod> = Api::default_namespaced(client);
-                if all_known(&pods, round).await {
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let known = tokio::time::timeout(PATIENCE, known).await;
+    let known = tokio::time::timeout(PATIENCE, until_known(round)).await;
     known.expect("the Pods are known in time");
 }
 
-async fn all_known(pods: &Api<Pod>, round: usize) -> bool {
-    let Ok(listed) = pods.list(&ListParams::default()).await else { return false };
-    let is_back = |name: &String| {
-        let pod = listed.items.iter().find(|pod| pod.metadata.name.as_ref() == Some(name));
-        pod.is_some_and(|pod| restarts(pod) == 1 && phase(pod) == "Running" && !has_ended(pod))
+/// One list as soon as the API server answers, and then a watch: asking more often would take the processors that the
+/// daemon needs.
+async fn until_known(round: usize) {
+    let pods = pods().await;
+    let listed = loop {
+        match pods.list(&ListParams::default()).await {
+            Ok(listed) => break listed,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
     };
-    chosen(round).all(|name| is_back(&name))
+    let mut awaited: BTreeSet<String> = chosen(round).collect();
+    let is_back = |pod: &Pod| restarts(pod) == 1 && phase(pod) == "Running" && !has_ended(pod);
+    let mut note = |pod: &Pod| {
+        if is_back(pod) {
+            awaited.remove(pod.metadata.name.as_deref().unwrap_or_default());
+        }
+        awaited.is_empty()
+    };
+    let mut changes = Changes::of(&pods, listed.metadata.resource_version.as_deref().unwrap_or_default());
+    if !listed.items.iter().any(&mut note) {
+        while !note(&changes.next().await) {}
+    }
 }
 
 fn kill(pid: u32) {
