@@ -1,10 +1,21 @@
 //! gRPC probes: one `Check` of the standard health service, grpc.health.v1.
 
-use http::uri::PathAndQuery;
+use std::task::{Context, Poll};
+
+use http::header::{HeaderValue, USER_AGENT};
+use http::uri::{PathAndQuery, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::transport::Endpoint;
+use tonic::codegen::{BoxFuture, Service};
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
+
+/// What a connection lets the server send unasked, HTTP/2's own default: an answer is a few bytes.
+const WINDOW: u32 = 65_535;
 
 /// The request of `grpc.health.v1.Health/Check`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -41,16 +52,46 @@ impl Serving {
     }
 }
 
+/// A connection that carries one call: a channel that could connect anew would be made for nothing.
+struct Connection(SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<Self::Response, hyper::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("kube-probe/1.36"));
+        Box::pin(self.0.send_request(request))
+    }
+}
+
 /// Asks the server at `address` whether `service` is serving; the error is what to show of it.
 pub(super) async fn check(address: &str, service: &str) -> Result<(), String> {
     let shown = |error: &dyn std::fmt::Display| {
         format!("failed to connect service {address:?}: {error}; the container must serve gRPC on this port")
     };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| shown(&error))?;
-    let endpoint = endpoint.user_agent("kube-probe/1.36").map_err(|error| shown(&error))?;
-    let channel = endpoint.connect().await.map_err(|error| shown(&cause(&error)))?;
-    let mut client = Grpc::new(channel);
-    client.ready().await.map_err(|error| shown(&cause(&error)))?;
+    let origin: Uri = format!("http://{address}").parse().map_err(|error| shown(&error))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| shown(&error))?;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.initial_connection_window_size(WINDOW).initial_stream_window_size(WINDOW);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, driver) = handshake.map_err(|error| shown(&cause(&error)))?;
+    let call = call(Grpc::with_origin(Connection(sender), origin), service);
+    let (mut call, mut driver) = (std::pin::pin!(call), std::pin::pin!(driver));
+    tokio::select! {
+        biased;
+        answer = &mut call => answer,
+        _ = &mut driver => call.await,
+    }
+}
+
+async fn call(mut client: Grpc<Connection>, service: &str) -> Result<(), String> {
+    client.ready().await.map_err(|error| format!("error: health rpc probe failed: {}", cause(&error)))?;
     let request = Request::new(CheckRequest { service: service.to_owned() });
     let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let codec: ProstCodec<CheckRequest, CheckResponse> = ProstCodec::default();
