@@ -106,6 +106,8 @@ pub struct Forward {
 
 impl Forward {
     /// Copies between the client and `target`, each direction with its own end, until both have ended.
+    ///
+    /// The error stream ends with the target's last byte: `kubectl` 1.20 ends its own side only after that.
     pub async fn relay<T: AsyncRead + AsyncWrite>(mut self, target: T) {
         let (mut read, mut write) = tokio::io::split(target);
         let up = async {
@@ -117,6 +119,7 @@ impl Forward {
         let down = async {
             let copied = tokio::io::copy(&mut read, &mut self.output).await;
             let _ = self.output.shutdown().await;
+            let _ = self.error.shutdown().await;
             copied
         };
         // When the target has sent its last byte the client may still send; when sending fails, the answer counts.
@@ -124,7 +127,6 @@ impl Forward {
         if let Err(error) = copied {
             tracing::debug!(%error, port = self.port, "a forwarded connection broke");
         }
-        let _ = self.error.shutdown().await;
     }
 
     /// Tells the client why the connection cannot be made.

@@ -53,6 +53,24 @@ async fn connections_go_side_by_side_with_half_close() {
     timeout(PATIENCE, server.sessions.close()).await.unwrap();
 }
 
+/// `kubectl` 1.20 waits for that before it ends the connection of its own user.
+#[tokio::test]
+async fn the_error_stream_ends_with_the_last_byte_of_a_target_that_ends_first() {
+    let server = Server::start(async |_| unreachable!()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        connection.write_all(b"bye").await.unwrap();
+    });
+    let mut client = open(&server).await;
+    let mut forwarded = client.forward(port).await.unwrap();
+    let mut text = String::new();
+    timeout(PATIENCE, forwarded.input.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert_eq!(text, "bye");
+    assert_eq!(timeout(PATIENCE, forwarded.error()).await.unwrap().unwrap(), "");
+}
+
 #[tokio::test]
 async fn a_port_where_nothing_listens_is_told_on_the_error_stream() {
     let server = Server::start(async |_| unreachable!()).await;
