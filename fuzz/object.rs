@@ -50,7 +50,7 @@ pub fn root(kind: &Kind) -> &'static Type {
 
 /// What the path of a kind expects.
 pub fn expected(kind: &Kind) -> Expected<'_> {
-    Expected { group: kind.group, version: kind.version, kind: kind.kind }
+    Expected { group: kind.group, version: kind.version, kind: kind.kind, also: &[] }
 }
 
 /// Reads a body of a kind.

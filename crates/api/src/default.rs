@@ -140,7 +140,7 @@ mod tests {
                     continue;
                 }
                 object.insert(field.json.to_owned(), default.clone());
-                let expected = crate::codec::Expected { group: "", version: "v1", kind: "X" };
+                let expected = crate::codec::Expected { group: "", version: "v1", kind: "X", also: &[] };
                 let decoded = crate::codec::decode_value(&Value::Object(object), ty, expected);
                 assert!(decoded.is_ok(), "{}.{}: {decoded:?}", ty.name, field.json);
             }

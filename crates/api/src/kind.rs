@@ -42,6 +42,8 @@ pub struct Subresource {
     pub kind: &'static str,
     /// The API group and version of that kind when it is not the resource's own.
     pub group_version: Option<(&'static str, &'static str)>,
+    /// Other API versions in which that kind may come; its fields are the same there.
+    pub also: &'static [&'static str],
     /// The verbs, sorted.
     pub verbs: &'static [&'static str],
     /// Name of the type of a request's body in the schema table; empty where there is none.

@@ -88,7 +88,7 @@ pub(crate) fn type_named(name: &str) -> Result<&'static Type, Status> {
 
 /// What the path of a kind expects.
 pub(crate) fn expected(kind: &Kind) -> Expected<'_> {
-    Expected { group: kind.group, version: kind.version, kind: kind.kind }
+    Expected { group: kind.group, version: kind.version, kind: kind.kind, also: &[] }
 }
 
 /// Decodes a body of the given type.

@@ -67,7 +67,7 @@ impl Options {
         let root = body::type_named("meta.v1.DeleteOptions")?;
         let mut last = Status::bad_request("the body holds no DeleteOptions");
         for (group, version) in [(write.kind.group, write.kind.version), ("", "v1"), ("meta.k8s.io", "v1")] {
-            let expected = api::codec::Expected { group, version, kind: "DeleteOptions" };
+            let expected = api::codec::Expected { group, version, kind: "DeleteOptions", also: &[] };
             match body::decode(media, bytes, root, expected, FieldValidation::Ignore) {
                 Ok(decoded) => return Ok(decoded.object),
                 Err(status) => last = status,

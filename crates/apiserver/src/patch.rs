@@ -79,7 +79,7 @@ pub(crate) async fn patch_scale(
     }
     let patch = Patch::parse(headers, bytes)?;
     let root = body::type_named("autoscaling.v1.Scale")?;
-    let expected = Expected { group: "autoscaling", version: "v1", kind: "Scale" };
+    let expected = Expected { group: "autoscaling", version: "v1", kind: "Scale", also: &[] };
     subresource::rescale(write, |old| {
         let decoded = patch.apply(old, root, expected, write.validation)?;
         Ok((versionless(decoded.object, old), decoded.warnings))

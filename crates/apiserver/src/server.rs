@@ -301,7 +301,7 @@ impl Call<'_> {
         bytes: &Bytes,
     ) -> Result<Response<ResponseBody>, Status> {
         let root = body::type_named("core.v1.Binding")?;
-        let expected = api::codec::Expected { group: "", version: "v1", kind: "Binding" };
+        let expected = api::codec::Expected { group: "", version: "v1", kind: "Binding", also: &[] };
         let decoded = body::decode(media, bytes, root, expected, body::FieldValidation::Ignore)?;
         let info = RequestInfo {
             name: crate::meta::text(&decoded.object, "name").to_owned(),

@@ -37,7 +37,8 @@ fn decode(write: &Write<'_>, media: MediaType, bytes: &Bytes) -> Result<Value, S
         None => (write.kind.kind, (write.kind.group, write.kind.version), write.kind.type_name),
     };
     let root = body::type_named(type_name)?;
-    let expected = Expected { group, version, kind: name };
+    let also = subresource.map_or(&[][..], |sub| sub.also);
+    let expected = Expected { group, version, kind: name, also };
     let mut object = body::decode(media, bytes, root, expected, write.validation)?.object;
     api::default::apply(root, &mut object);
     let said = meta::text(&object, "name");

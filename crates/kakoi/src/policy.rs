@@ -189,7 +189,7 @@ fn typed(pod: &Value) -> Result<(Value, Vec<String>), String> {
     let Some(root) = api::schema::type_named("core.v1.PodTemplateSpec") else {
         return Ok((pod.clone(), Vec::new()));
     };
-    let expected = Expected { group: "", version: "v1", kind: "Pod" };
+    let expected = Expected { group: "", version: "v1", kind: "Pod", also: &[] };
     let mut template = pod.clone();
     if let Some(fields) = template.as_object_mut() {
         fields.retain(|name, _| name == "metadata" || name == "spec");

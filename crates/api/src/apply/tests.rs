@@ -8,8 +8,8 @@ use serde_json::json;
 use super::*;
 use crate::schema::type_named;
 
-const MAP: Expected<'_> = Expected { group: "", version: "v1", kind: "ConfigMap" };
-const POD: Expected<'_> = Expected { group: "", version: "v1", kind: "Pod" };
+const MAP: Expected<'_> = Expected { group: "", version: "v1", kind: "ConfigMap", also: &[] };
+const POD: Expected<'_> = Expected { group: "", version: "v1", kind: "Pod", also: &[] };
 
 fn alone(_: &str, _: &Value) -> Option<(&'static Type, Value)> {
     None

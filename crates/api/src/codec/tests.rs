@@ -6,7 +6,7 @@ use super::*;
 use crate::schema::type_named;
 
 fn expected(kind: &'static str) -> Expected<'static> {
-    Expected { group: "", version: "v1", kind }
+    Expected { group: "", version: "v1", kind, also: &[] }
 }
 
 fn decode_json(kind: &'static str, body: &str) -> Result<Decoded, DecodeError> {
@@ -170,6 +170,16 @@ fn broken_documents_say_what_was_expected() {
     ] {
         assert_eq!(refusal("Pod", body), message, "{body}");
     }
+}
+
+#[test]
+fn a_body_may_come_in_an_older_version_where_its_kind_says_so() {
+    let body = br#"{"kind":"Eviction","apiVersion":"policy/v1beta1","metadata":{"name":"p"}}"#;
+    let root = crate::schema::type_named("policy.v1.Eviction").unwrap();
+    let expected = Expected { group: "policy", version: "v1", kind: "Eviction", also: &["policy/v1beta1"] };
+    decode(MediaType::Json, body, root, expected).unwrap();
+    let refused = decode(MediaType::Json, body, root, Expected { also: &[], ..expected }).unwrap_err();
+    assert!(matches!(refused, DecodeError::OtherVersion { .. }), "{refused}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ const fn sub(
     verbs: &'static [&'static str],
     type_name: &'static str,
 ) -> Subresource {
-    Subresource { name, kind, group_version: None, verbs, type_name, part: None }
+    Subresource { name, kind, group_version: None, also: &[], verbs, type_name, part: None }
 }
 
 /// A subresource that is a part of its object.
@@ -159,6 +159,7 @@ const SCALE: Subresource = Subresource {
     name: "scale",
     kind: "Scale",
     group_version: Some(AUTOSCALING_V1),
+    also: &[],
     verbs: PART,
     type_name: "autoscaling.v1.Scale",
     part: None,

@@ -64,7 +64,7 @@ pub(crate) fn parse(
     let decode = |error: &dyn std::fmt::Display| ManifestError::Decode(error.to_string());
     let kind = kind::find("", "v1", "pods").ok_or_else(|| decode(&"the API has no Pods"))?;
     let root = schema::type_named(kind.type_name).ok_or_else(|| decode(&"the API has no Pods"))?;
-    let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind };
+    let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind, also: &[] };
     let decoded = codec::decode(MediaType::Yaml, text, root, expected).map_err(|error| decode(&error))?;
     for complaint in &decoded.unknown {
         tracing::warn!(manifest = %path.display(), complaint, "part of a manifest is ignored");

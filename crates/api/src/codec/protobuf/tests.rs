@@ -15,7 +15,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn read(type_name: &str, body: &[u8]) -> Result<Value, String> {
     let root = type_named(type_name).unwrap();
     let kind = root.kind.unwrap();
-    let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind };
+    let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind, also: &[] };
     let decoded = crate::codec::decode(MediaType::Protobuf, body, root, expected);
     decoded.map(|decoded| decoded.object).map_err(|error| error.to_string())
 }

@@ -142,7 +142,7 @@ proptest! {
     fn protobuf_and_json_give_the_same_object(seed: u64) {
         for ty in types().iter().filter(|ty| ty.kind.is_some()) {
             let kind = ty.kind.unwrap();
-            let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind };
+            let expected = Expected { group: kind.group, version: kind.version, kind: kind.kind, also: &[] };
             let object = any_object(ty, 5, &mut Source(seed));
             let from_json = crate::codec::decode_value(&object, ty, expected).unwrap();
             prop_assert_eq!(&from_json.unknown, &Vec::<String>::new());
