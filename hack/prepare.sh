@@ -45,3 +45,18 @@ if [ -n "$have" ] && old "$have"; then
     echo "prepare: kubectl $have is too old, 1.29 is needed; get a newer one from https://kubernetes.io/docs/tasks/tools/" >&2
     exit 1
 fi
+
+# The oldest and the newest kubectl that sessions are held with, beside the one that is installed.
+kubectls=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/kubectl
+fetch() { # RELEASE PACKAGE
+    [ ! -x "$kubectls/$1/usr/bin/kubectl" ] || return 0
+    echo "prepare: fetching $2 of Debian $1"
+    rm -rf "$kubectls/$1" "$kubectls/$1.new"
+    "$(dirname "$0")/debian/fetch.sh" "$1" "$kubectls/$1.new" "$2" && mv "$kubectls/$1.new" "$kubectls/$1"
+}
+if [ "$want" = test ]; then
+    fetch bookworm kubernetes-client
+    # sid may be without it for a time. Then its session alone is left out, and says why.
+    rm -f "$kubectls/sid.missing"
+    fetch sid kubectl || echo "Debian sid's kubectl could not be fetched at $(date -u +%FT%TZ)" | tee "$kubectls/sid.missing" >&2
+fi

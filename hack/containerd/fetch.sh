@@ -6,31 +6,9 @@ set -euo pipefail
 target=$(realpath -m "${1:?usage: hack/containerd/fetch.sh DIR}")
 [ ! -e "$target" ] || { echo "$target is there already: remove it, or name another directory" >&2; exit 1; }
 command -v patchelf >/dev/null || { echo "patchelf is missing: apt-get install patchelf" >&2; exit 1; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-# The machine's own mirror, with lists and a status of their own: the machine's stay as they are.
-mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | sort -u | head -n 1)
-echo "deb $mirror sid main" > "$work/sources.list"
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-: > "$work/status"
-cat > "$work/apt.conf" <<CONF
-Dir::Etc::SourceList "$work/sources.list";
-Dir::Etc::SourceParts "-";
-Dir::State::Lists "$work/lists";
-Dir::State::status "$work/status";
-Dir::Cache "$work/cache";
-APT::Sandbox::User "root";
-CONF
-export APT_CONFIG=$work/apt.conf
-apt-get -qq update
-(cd "$work" && apt-get -qq download containerd runc libc6 libseccomp2 libgcc-s1)
-
 root=$target/root
-mkdir -p "$root" "$target/bin"
-for package in "$work"/*.deb; do
-  dpkg-deb -x "$package" "$root"
-done
+mkdir -p "$target/bin"
+"$(dirname "$0")/../debian/fetch.sh" sid "$root" containerd runc libc6 libseccomp2 libgcc-s1
 cp "$root"/usr/bin/{containerd,containerd-shim-runc-v2,ctr} "$target/bin"
 cp "$root/usr/sbin/runc" "$target/bin"
 # runc wants a newer C library than Debian stable has.

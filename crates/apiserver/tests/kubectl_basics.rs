@@ -209,7 +209,7 @@ fn the_api_describes_itself() {
     let cluster = Cluster::start();
     let resources = cluster.ok(&["api-resources", "-o", "wide"]);
     let versions = cluster.ok(&["api-versions"]);
-    common::golden("api_resources.txt", &format!("{resources}\n{versions}"));
+    common::golden::golden("api_resources.txt", &format!("{resources}\n{versions}"));
     let version = cluster.ok(&["version"]);
     assert!(version.contains("Server Version: v1.36."), "{version}");
     assert_eq!(cluster.ok(&["get", "--raw", "/readyz"]), "ok");

@@ -8,6 +8,7 @@ mod common;
 use std::fmt::Write as _;
 
 use common::Cluster;
+use common::golden::{golden, steady};
 
 /// `kubectl`'s arguments, one command a line, in the order of one session.
 const SESSION: &[&str] = &[
@@ -61,24 +62,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Ages, UIDs and the widths of their columns differ from run to run.
-fn steady(text: &str) -> String {
-    let word = |word: &str| {
-        let digits = word.trim_end_matches('s');
-        let is_age = digits.len() + 1 == word.len()
-            && !digits.is_empty()
-            && digits.bytes().all(|b| b.is_ascii_digit());
-        let uid = word.rsplit('=').next().filter(|last| last.len() == 36 && last.matches('-').count() == 4);
-        match (is_age, uid) {
-            (true, _) => "AGE".to_owned(),
-            (false, Some(uid)) => word.replace(uid, "UID"),
-            (false, None) => word.to_owned(),
-        }
-    };
-    let line = |line: &str| line.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" ");
-    text.lines().map(|text| line(text) + "\n").collect()
-}
-
 #[test]
 fn a_session_with_the_kinds_of_a_cluster_reads_as_upstreams() {
     let cluster = Cluster::start();
@@ -93,7 +76,7 @@ fn a_session_with_the_kinds_of_a_cluster_reads_as_upstreams() {
         let arguments: Vec<&str> = line.split(' ').collect();
         write!(text, "$ kubectl {line}\n{}\n", cluster.fails(&arguments, input)).unwrap();
     }
-    common::golden("kinds.txt", &text.replace('\u{a0}', " "));
+    golden("kinds.txt", &text.replace('\u{a0}', " "));
 }
 
 #[test]

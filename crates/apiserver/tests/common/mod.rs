@@ -5,9 +5,10 @@
 
 pub(crate) mod client;
 pub(crate) mod connection;
+pub(crate) mod golden;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use apiserver::{ApiServer, ApiServerConfig};
@@ -63,24 +64,35 @@ impl Cluster {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
+        self.prepare(&mut command, arguments);
+        command
+    }
+
+    /// The same for a command that is ended, with code 124, when it takes longer.
+    pub(crate) fn limited(&self, seconds: u32, arguments: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg(seconds.to_string()).arg(&self.kubectl);
+        self.prepare(&mut command, arguments);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command, arguments: &[&str]) {
         command
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .args(arguments)
             .env("HOME", self.directory.path())
             .env("KUBECACHEDIR", self.directory.path().join("cache"))
+            .env("TZ", "UTC")
             .env_remove("KUBECONFIG")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command
     }
 
     /// Runs `kubectl` with a text on its standard input.
     pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Said {
-        let mut child = self.command(arguments).spawn().expect("these tests need kubectl on the PATH");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-        said(&child.wait_with_output().unwrap())
+        run(&mut self.command(arguments), input)
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
@@ -111,16 +123,6 @@ impl Cluster {
     }
 }
 
-/// Compares a text with `golden/<name>`; with `UPDATE_GOLDEN=1` writes the file anew instead.
-pub(crate) fn golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(text, kept, "{name} has changed; UPDATE_GOLDEN=1 writes it anew");
-}
-
 pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
     ApiServerConfig {
         secure_listen: "127.0.0.1:0".parse().unwrap(),
@@ -134,6 +136,13 @@ pub(crate) fn config(directory: PathBuf) -> ApiServerConfig {
         access: apiserver::AccessConfig::default(),
         state_dir: directory,
     }
+}
+
+/// Runs a command with a text on its standard input.
+pub(crate) fn run(command: &mut Command, input: &str) -> Said {
+    let mut child = command.spawn().expect("these tests need kubectl on the PATH");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+    said(&child.wait_with_output().unwrap())
 }
 
 fn said(output: &Output) -> Said {
