@@ -5,19 +5,17 @@
 mod object;
 mod table;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use api::kind::{Kind, kinds};
-use store::{Change, Durability, Expect, FollowError, Op, Storage, StoreError, Write};
+use store::{Change, Durability, Expect, FollowError, Op, Sink, Storage, StoreError, Write};
 
 pub(crate) use object::Object;
 pub(crate) use table::{Event, Expired, Snapshot, Table, When, frame};
 
-/// Objects read from the store at a time.
-const PAGE: usize = 256;
 /// How far back a start takes the history, in revisions: what watchers can have missed while the server was away is the
-/// last of it, and each change costs the start its reading and two objects of memory.
+/// last of it, and each change costs the start its reading and an object of memory.
 const HISTORY: u64 = 4096;
 
 /// The cache could not be filled.
@@ -55,22 +53,19 @@ struct Filled {
 }
 
 impl Filled {
-    /// Reads all objects, some at a time. Nothing writes yet.
+    /// Reads all objects. Nothing writes yet.
     fn load(&self, store: &dyn Storage) -> Result<(), CacheError> {
-        let mut last: Option<Arc<str>> = None;
-        loop {
-            let listing = store.range("", last.as_deref(), PAGE)?;
-            for entry in &listing.entries {
-                let Some((table, key)) = self.split(&entry.key) else { continue };
-                if !table.load(key, entry.revision, &entry.value) {
-                    return Err(CacheError::Form { key: entry.key.to_string() });
-                }
+        let strange = OnceLock::new();
+        store.load(&|row| {
+            let Some((table, key)) = self.split(row.key) else { return true };
+            let is_ours = table.load(key, row.revision, row.value);
+            if !is_ours {
+                // One of several is enough to tell of.
+                strange.set(row.key.to_owned()).ok();
             }
-            match listing.entries.last() {
-                Some(entry) if listing.entries.len() == PAGE => last = Some(entry.key.clone()),
-                _ => return Ok(()),
-            }
-        }
+            is_ours
+        })?;
+        strange.into_inner().map_or(Ok(()), |key| Err(CacheError::Form { key }))
     }
 
     fn take(&self, changes: &[Change], loaded: u64) {
@@ -91,6 +86,24 @@ impl Filled {
     fn split<'a>(&self, key: &'a str) -> Option<(&Table, &'a str)> {
         let (prefix, key) = key.split_once('/')?;
         Some((self.tables.iter().find(|table| table.kind().store_prefix == prefix)?, key))
+    }
+}
+
+/// Takes what the store tells.
+struct Follower {
+    filled: Arc<Filled>,
+    /// Changes up to this revision are in what was loaded.
+    loaded: u64,
+}
+
+impl Sink for Follower {
+    fn take(&mut self, changes: &[Change]) {
+        self.filled.take(changes, self.loaded);
+    }
+
+    fn has(&self, key: &str, revision: u64) -> bool {
+        let found = self.filled.split(key).and_then(|(table, key)| table.get(key));
+        found.is_some_and(|object| object.revision() == revision)
     }
 }
 
@@ -118,9 +131,8 @@ impl Cache {
             for table in self.tables() {
                 table.set_floor(from);
             }
-            let filled = self.filled.clone();
-            let sink = move |changes: &[Change]| filled.take(changes, loaded);
-            match self.store.follow(from, Box::new(sink)).await {
+            let follower = Follower { filled: self.filled.clone(), loaded };
+            match self.store.follow(from, Box::new(follower)).await {
                 Err(FollowError::Compacted { floor, .. }) if floor > from => from = floor,
                 done => {
                     self.tables().iter().for_each(Table::past_is_told);

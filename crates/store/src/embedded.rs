@@ -9,13 +9,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::table::{self, CEILING, CLEAN, CURRENT, FLOOR, FORMAT, FORMAT_VERSION, GAPS, LOG, META, REVISION};
 use crate::writer::{Command, Writer};
 use crate::{
-    BoxFuture, CommitError, Entry, FollowError, Listing, Revision, Sink, Storage, StoreError, Write,
+    BoxFuture, CommitError, Entry, FollowError, Listing, Revision, Row, Sink, Storage, StoreError, Write,
 };
 
 /// How many writes may wait for the writer thread before `commit` makes its caller wait.
@@ -35,7 +37,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 * 1024 * 1024,
+            cache_bytes: 4 * 1024 * 1024,
             relaxed_for: Duration::from_secs(10),
             slow_repair_for: Duration::from_secs(1),
         }
@@ -55,6 +57,8 @@ pub(crate) struct Shared {
 pub struct Store {
     path: PathBuf,
     database: Arc<Database>,
+    /// The revision when it was opened; the file may say an earlier one until it has been marked as open.
+    opened: Revision,
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -80,7 +84,8 @@ impl Store {
         shared.revision.store(opened.revision, Ordering::Release);
         shared.floor.store(opened.floor, Ordering::Release);
         let (commands, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(database.clone(), shared.clone(), opened.gaps, options.clone());
+        let found = (opened.gaps, opened.mark);
+        let writer = Writer::new(database.clone(), shared.clone(), found, options.clone());
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run(queue))
@@ -88,6 +93,7 @@ impl Store {
         Ok(Arc::new(Store {
             path: path.to_owned(),
             database,
+            opened: opened.revision,
             shared,
             commands,
             thread: Mutex::new(Some(thread)),
@@ -120,7 +126,7 @@ impl Storage for Store {
 
     fn range(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Listing, StoreError> {
         self.read("could not list keys", |transaction| {
-            let revision = table::number(&transaction.open_table(META)?, REVISION)?;
+            let revision = table::number(&transaction.open_table(META)?, REVISION)?.max(self.opened);
             let current = transaction.open_table(CURRENT)?;
             let limit = if limit == 0 { usize::MAX } else { limit };
             let mut entries = Vec::new();
@@ -146,7 +152,7 @@ impl Storage for Store {
 
     fn export(&self, take: &mut dyn FnMut(&Entry) -> bool) -> Result<Revision, StoreError> {
         self.read("could not read all entries", |transaction| {
-            let revision = table::number(&transaction.open_table(META)?, REVISION)?;
+            let revision = table::number(&transaction.open_table(META)?, REVISION)?.max(self.opened);
             for row in transaction.open_table(CURRENT)?.iter()? {
                 let (key, value) = row?;
                 let (revision, value) = value.value();
@@ -156,6 +162,25 @@ impl Storage for Store {
                 }
             }
             Ok(revision)
+        })
+    }
+
+    fn load(&self, take: &(dyn Fn(Row<'_>) -> bool + Sync)) -> Result<(), StoreError> {
+        self.read("could not read all entries", |transaction| {
+            let current = transaction.open_table(CURRENT)?;
+            let last = usize::try_from(current.len()? / 2).unwrap_or(usize::MAX);
+            let first = usize::try_from(current.len()?).unwrap_or(usize::MAX) - last;
+            let from_the_end = || table::give(current.iter()?.rev().take(last), take);
+            std::thread::scope(|scope| {
+                let beside = std::thread::Builder::new().name("load".to_owned());
+                let beside = beside.spawn_scoped(scope, from_the_end);
+                table::give(current.iter()?.take(first), take)?;
+                match beside {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    // No second thread: it only takes longer.
+                    Err(_) => from_the_end(),
+                }
+            })
         })
     }
 
@@ -226,7 +251,9 @@ pub(crate) fn open_database(path: &Path, options: &StoreOptions) -> Result<Datab
         .mode(0o600)
         .open(path)
         .map_err(io)?;
-    if let Some(directory) = path.parent() {
+    // A file that has something in it was made by somebody who did this first.
+    let is_new = file.metadata().map_err(io)?.len() == 0;
+    if let Some(directory) = path.parent().filter(|_| is_new) {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
     }
     let mut builder = Database::builder();
@@ -244,20 +271,24 @@ struct Opened {
     revision: Revision,
     floor: Revision,
     gaps: Vec<(Revision, Revision)>,
+    /// What marks the file as open, to be committed before anything else is written. All that is read before it is the
+    /// same as after it, so nobody has to wait for the disk.
+    mark: Option<WriteTransaction>,
 }
 
 /// Makes the tables, and after a crash continues beyond every revision that may have been given out.
 fn prepare(database: &Database) -> Result<Opened, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
-    let opened = {
+    let (mut opened, is_new) = {
         transaction.open_table(CURRENT)?;
         transaction.open_table(LOG)?;
         let mut gaps = transaction.open_table(GAPS)?;
         let mut meta = transaction.open_table(META)?;
         let mut revision = table::number(&meta, REVISION)?;
         let ceiling = table::number(&meta, CEILING)?;
-        if revision == 0 && ceiling == 0 {
+        let is_new = revision == 0 && ceiling == 0;
+        if is_new {
             meta.insert(FORMAT, FORMAT_VERSION)?;
         } else if table::number(&meta, CLEAN)? == 0 && ceiling > revision {
             gaps.insert(revision, ceiling)?;
@@ -271,12 +302,13 @@ fn prepare(database: &Database) -> Result<Opened, redb::Error> {
             .map(|row| row.map(|(start, end)| (start.value(), end.value())))
             .collect::<Result<_, _>>()?;
         let (format, floor) = (table::number(&meta, FORMAT)?, table::number(&meta, FLOOR)?);
-        Opened { format, revision, floor, gaps }
+        (Opened { format, revision, floor, gaps, mark: None }, is_new)
     };
-    if opened.format == FORMAT_VERSION {
-        transaction.commit()?;
-    } else {
-        transaction.abort()?;
+    match opened.format == FORMAT_VERSION {
+        // Until then there are no tables to read.
+        true if is_new => transaction.commit()?,
+        true => opened.mark = Some(transaction),
+        false => transaction.abort()?,
     }
     Ok(opened)
 }

@@ -46,6 +46,17 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
+/// One key as it is now, where it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The revision of the write that made this value.
+    pub revision: Revision,
+    /// The value as it was given.
+    pub value: &'a [u8],
+}
+
 /// What a write expects to find under its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
@@ -89,6 +100,17 @@ pub struct Write {
     pub durability: Durability,
 }
 
+/// What a change left under its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// This value.
+    Value(Bytes),
+    /// The value that the follower has already, as it said ([`Sink::has`]).
+    Known,
+    /// Nothing: the key was removed.
+    Removed,
+}
+
 /// One change, as followers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -96,8 +118,8 @@ pub struct Change {
     pub revision: Revision,
     /// The key.
     pub key: Arc<str>,
-    /// The new value; `None` when the key was removed.
-    pub value: Option<Bytes>,
+    /// What the key has now.
+    pub after: After,
     /// The value before, with its revision; `None` when the key was new.
     pub previous: Option<(Revision, Bytes)>,
 }
@@ -109,6 +131,12 @@ pub struct Change {
 pub trait Sink: Send {
     /// Takes the changes of one group commit, or some of the history that comes first.
     fn take(&mut self, changes: &[Change]);
+
+    /// Whether it has the value already that a key got at this revision, which is the key's newest. Then the history need
+    /// not read it again: it tells of it as [`After::Known`].
+    fn has(&self, _key: &str, _revision: Revision) -> bool {
+        false
+    }
 }
 
 impl<F: FnMut(&[Change]) + Send> Sink for F {
@@ -140,6 +168,13 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the engine can't be read.
     fn export(&self, take: &mut dyn FnMut(&Entry) -> bool) -> Result<Revision, StoreError>;
+
+    /// Gives every entry to `take`, from two threads at once and so in no order, all as they are at one revision, until it
+    /// answers false: for a start, which shall be soon. What `take` makes of an entry may stay in memory.
+    ///
+    /// # Errors
+    /// When the engine can't be read.
+    fn load(&self, take: &(dyn Fn(Row<'_>) -> bool + Sync)) -> Result<(), StoreError>;
 
     /// Makes one write and returns its revision once it is as durable as asked and all sinks have seen it.
     /// A caller that drops the future may or may not have written.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use crate::embedded::Shared;
 use crate::table::{self, CEILING, CLEAN, CURRENT, FLOOR, GAPS, LOG, LogRow, META, REVISION};
 use crate::{
-    Change, CommitError, Durability, Entry, Expect, FollowError, Op, Revision, Sink, StoreError,
+    After, Change, CommitError, Durability, Entry, Expect, FollowError, Op, Revision, Sink, StoreError,
     StoreOptions, Write,
 };
 
@@ -45,6 +44,9 @@ pub(crate) struct Writer {
     gaps: Vec<(Revision, Revision)>,
     revision: Revision,
     ceiling: Revision,
+    /// What marks the file as open. It is committed before anything else is written, and soon when nothing is: no start
+    /// waits for the disk.
+    mark: Option<WriteTransaction>,
     /// When the file must be made durable and quick to repair, if it isn't.
     settle_at: Option<Instant>,
     failed: Option<Arc<redb::Error>>,
@@ -55,10 +57,11 @@ impl Writer {
     pub(crate) fn new(
         database: Arc<Database>,
         shared: Arc<Shared>,
-        gaps: Vec<(Revision, Revision)>,
+        (gaps, mark): (Vec<(Revision, Revision)>, Option<WriteTransaction>),
         options: StoreOptions,
     ) -> Self {
         let revision = shared.revision.load(Ordering::Acquire);
+        let settle_at = mark.as_ref().map(|_| Instant::now() + options.slow_repair_for);
         Self {
             database,
             shared,
@@ -67,7 +70,8 @@ impl Writer {
             gaps,
             revision,
             ceiling: revision + REVISIONS_AHEAD,
-            settle_at: None,
+            mark,
+            settle_at,
             failed: None,
             is_closing: false,
         }
@@ -146,9 +150,8 @@ impl Writer {
         }
         let (writes, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let step = tracing::debug_span!(target: "path", "store: transaction, fsync", writes = writes.len());
-        let made = step.in_scope(|| {
-            self.healthy().and_then(|()| self.transact(writes).map_err(|error| self.fail(error)))
-        });
+        let made = step
+            .in_scope(|| self.ready().and_then(|()| self.transact(writes).map_err(|error| self.fail(error))));
         drop(step);
         match made {
             Ok((results, changes)) => {
@@ -247,7 +250,8 @@ impl Writer {
     /// Makes everything durable and the file quick to repair; `closing` also marks it clean.
     fn settle(&mut self, closing: bool) {
         self.settle_at = None;
-        if self.failed.is_some() {
+        let is_settled = self.mark.is_some() && !closing;
+        if self.ready().is_err() || is_settled {
             return;
         }
         let settled = (|| -> Result<(), redb::Error> {
@@ -282,7 +286,7 @@ impl Writer {
         (|| -> Result<(), redb::Error> {
             let transaction = self.database.begin_read()?;
             let (current, log) = (transaction.open_table(CURRENT)?, transaction.open_table(LOG)?);
-            table::history(&current, &log, after, &mut |changes| sink.take(changes))
+            table::history(&current, &log, after, &mut *sink)
         })()
         .map_err(StoreError::engine("could not read its history"))?;
         self.sinks.push(sink);
@@ -292,7 +296,7 @@ impl Writer {
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         let to = revision.min(self.revision);
         let engine = |source| StoreError::Engine { action: "could not compact its history", source };
-        self.healthy().map_err(engine)?;
+        self.ready().map_err(engine)?;
         while self.compact_some(to).map_err(|error| engine(self.fail(error)))? {}
         self.gaps.retain(|(_, end)| *end > to);
         self.shared.floor.fetch_max(to, Ordering::AcqRel);
@@ -324,7 +328,11 @@ impl Writer {
         Ok(removed == COMPACT_ROWS)
     }
 
-    fn healthy(&self) -> Result<(), Arc<redb::Error>> {
+    /// Whether it can be written; it is marked as open from then on.
+    fn ready(&mut self) -> Result<(), Arc<redb::Error>> {
+        if let Some(Err(error)) = self.mark.take().map(WriteTransaction::commit) {
+            self.fail(error.into());
+        }
         self.failed.clone().map_or(Ok(()), Err)
     }
 
@@ -361,20 +369,20 @@ fn apply(
     if !expected {
         return Ok(Applied::Conflict(before));
     }
-    let value: Option<Bytes> = match write.op {
+    let after = match write.op {
         Op::Put(value) => {
             current.insert(key, (revision, value.as_ref()))?;
-            Some(value)
+            After::Value(value)
         }
         Op::Delete if before.is_none() => return Ok(Applied::Unchanged),
         Op::Delete => {
             current.remove(key)?;
-            None
+            After::Removed
         }
     };
     let previous = before.map(|entry| (entry.revision, entry.value));
     let (previous_revision, previous_value) =
         previous.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value.as_ref()));
-    log.insert(revision, (u8::from(value.is_none()), key, previous_revision, previous_value))?;
-    Ok(Applied::Changed(Change { revision, key: Arc::from(key), value, previous }))
+    log.insert(revision, (u8::from(after == After::Removed), key, previous_revision, previous_value))?;
+    Ok(Applied::Changed(Change { revision, key: Arc::from(key), after, previous }))
 }

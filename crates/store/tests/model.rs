@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use proptest::prelude::*;
 use store::{
-    Change, CommitError, Durability, Expect, FollowError, Op, Storage, Store, StoreError, StoreOptions, Write,
+    After, Change, CommitError, Durability, Expect, FollowError, Op, Sink, Storage, Store, StoreError,
+    StoreOptions, Write,
 };
 
 #[derive(Debug, Clone)]
@@ -72,7 +73,7 @@ impl Model {
         self.log.push(Change {
             revision: self.revision,
             key: Arc::from(write.key.as_str()),
-            value,
+            after: value.map_or(After::Removed, After::Value),
             previous: before,
         });
         Ok(self.revision)
@@ -93,6 +94,20 @@ fn write(key: u8, value: Option<u8>, expect: Expect, relaxed: bool) -> Write {
     }
 }
 
+/// What a start would be given, each key once.
+fn loaded(store: &Store) -> BTreeMap<String, (u64, Bytes)> {
+    let loaded = Mutex::new(BTreeMap::new());
+    store
+        .load(&|row| {
+            let value = (row.revision, Bytes::copy_from_slice(row.value));
+            let before = loaded.lock().unwrap().insert(row.key.to_owned(), value);
+            assert_eq!(before, None, "{} is given twice", row.key);
+            true
+        })
+        .unwrap();
+    loaded.into_inner().unwrap()
+}
+
 async fn compare(store: &Store, model: &Model) {
     assert_eq!(store.revision(), model.revision);
     for prefix in ["", "even/", "odd/", "none/"] {
@@ -105,6 +120,7 @@ async fn compare(store: &Store, model: &Model) {
             assert_eq!(store.get(key).unwrap().as_ref(), Some(entry));
         }
     }
+    assert_eq!(loaded(store), model.current);
     for after in [0, model.floor, model.floor + 1, model.revision] {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let into = seen.clone();
@@ -253,6 +269,55 @@ async fn a_long_history_is_told_as_it_happened() {
     let (past, present) = (follow().await, present.lock().unwrap().clone());
     assert!(present.len() > 512, "{}", present.len());
     assert!(*past.lock().unwrap() == present);
+}
+
+/// A follower of one process that has loaded what is there.
+struct Loaded {
+    known: BTreeMap<String, (u64, Bytes)>,
+    told: Arc<Mutex<Vec<Change>>>,
+}
+
+impl Sink for Loaded {
+    fn take(&mut self, changes: &[Change]) {
+        self.told.lock().unwrap().extend_from_slice(changes);
+    }
+
+    fn has(&self, key: &str, revision: u64) -> bool {
+        self.known.get(key).is_some_and(|(known, _)| *known == revision)
+    }
+}
+
+/// More than is given at a time, from both ends.
+#[tokio::test]
+async fn what_a_follower_has_loaded_is_not_told_to_it_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store"), &StoreOptions::default()).unwrap();
+    let put = |number: u32, size: usize| Write {
+        key: format!("key/{number}"),
+        expect: Expect::Any,
+        op: Op::Put(Bytes::from(vec![7; size])),
+        durability: Durability::Relaxed,
+    };
+    for number in 0..401 {
+        store.commit(put(number, 4096)).await.unwrap();
+    }
+    store.commit(put(5, 10)).await.unwrap();
+    store.commit(Write { op: Op::Delete, ..put(6, 0) }).await.unwrap();
+    let known = loaded(&store);
+    assert_eq!(known.len(), 400);
+    assert!(known.iter().all(|(key, (_, value))| value.len() == if key == "key/5" { 10 } else { 4096 }));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    store.follow(0, Box::new(Loaded { known: known.clone(), told: told.clone() })).await.unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 403);
+    for change in told.iter() {
+        let is_newest = known.get(&*change.key).is_some_and(|(newest, _)| *newest == change.revision);
+        match &change.after {
+            After::Known => assert!(is_newest, "{change:?}"),
+            After::Removed => assert_eq!(&*change.key, "key/6"),
+            After::Value(value) => assert!(!is_newest && value.len() == 4096, "{change:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use store::{Change, Durability, Expect, Op, Storage, Store, StoreOptions, Write};
+use store::{After, Change, Durability, Expect, Op, Storage, Store, StoreOptions, Write};
 
 const FILE: &str = "STORE_WRITERS_FILE";
 const WRITERS: u64 = 16;
@@ -94,6 +94,15 @@ fn changes(store: &Store, after: u64) -> Vec<Change> {
     seen.clone()
 }
 
+/// What a change left under its key.
+fn value(change: &Change) -> Option<String> {
+    match &change.after {
+        After::Value(value) => Some(String::from_utf8_lossy(value).into_owned()),
+        After::Removed => None,
+        After::Known => panic!("the follower said that it knows nothing"),
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_under_sixteen_writers() {
     let directory = tempfile::tempdir().unwrap();
@@ -112,10 +121,8 @@ fn nothing_acknowledged_is_lost_under_sixteen_writers() {
         let told = changes(&store, followed);
         assert!(told.windows(2).all(|pair| pair[0].revision < pair[1].revision));
         for change in &told {
-            match &change.value {
-                Some(value) => {
-                    shown.insert(change.key.to_string(), String::from_utf8_lossy(value).into_owned())
-                }
+            match value(change) {
+                Some(value) => shown.insert(change.key.to_string(), value),
                 None => shown.remove(&*change.key),
             };
         }
@@ -131,10 +138,7 @@ fn nothing_acknowledged_is_lost_under_sixteen_writers() {
             }
             let change = change.unwrap_or_else(|| panic!("round {round}: {revision} {key} {value} is lost"));
             assert_eq!(&*change.key, key);
-            let found = change
-                .value
-                .as_ref()
-                .map_or_else(|| "-".into(), |value| String::from_utf8_lossy(value).into_owned());
+            let found = self::value(change).unwrap_or_else(|| "-".to_owned());
             assert_eq!(&found, value, "round {round}: {key} at {revision}");
         }
         followed = store.revision();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use api::kind::Kind;
 use bytes::Bytes;
 use imbl::OrdMap;
-use store::Change;
+use store::{After, Change};
 use tokio::sync::watch;
 
 use super::object::{self, Encoder, Object};
@@ -193,17 +193,16 @@ impl Table {
                 Some(Arc::new(self.encoder.object(key.clone(), *revision, stored, "MODIFIED")?))
             }
         };
-        // Of the past, what is still there has been loaded already.
-        let loaded = if when == When::Past { self.get(&key) } else { None };
-        let object = match (&change.value, loaded) {
-            (Some(_), Some(loaded)) if loaded.revision() == change.revision => loaded,
-            (Some(stored), _) => {
+        let object = match &change.after {
+            // Of the past, what is still there has been loaded already.
+            After::Known => self.get(&key)?,
+            After::Value(stored) => {
                 let told = name(previous.is_some(), false);
                 Arc::new(self.encoder.object(key, change.revision, stored, told)?)
             }
-            (None, _) => Arc::new(previous.as_ref()?.removed_at(&self.encoder, change.revision)?),
+            After::Removed => Arc::new(previous.as_ref()?.removed_at(&self.encoder, change.revision)?),
         };
-        let (revision, removed, at) = (change.revision, change.value.is_none(), Instant::now());
+        let (revision, removed, at) = (change.revision, change.after == After::Removed, Instant::now());
         Some(Event { revision, object, previous, removed, at })
     }
 
