@@ -8,7 +8,10 @@ use rustls::crypto::ring::{default_provider, sign::any_supported_type};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedCipherSuite,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -72,7 +75,7 @@ pub(crate) fn server_config(
     certificate: Arc<ServerCertificate>,
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let bad = unusable(authority);
-    let provider = Arc::new(default_provider());
+    let provider = Arc::new(provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -83,7 +86,22 @@ pub(crate) fn server_config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
+}
+
+/// The suites in the order that kube-apiserver has: AES with 128 bits, which costs the least and is as good, first.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    let rank = |suite: &SupportedCipherSuite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => 2,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => 3,
+        _ => 4,
+    };
+    provider.cipher_suites.sort_by_key(rank);
+    provider
 }
 
 /// The configuration with which the server speaks to kubelets.

@@ -372,3 +372,12 @@ async fn a_kubelet_reads_what_its_pods_use_and_nothing_else() {
     );
     assert_eq!(reads(&node, "secrets/mine").await, StatusCode::FORBIDDEN, "after its Pod is gone");
 }
+
+/// As with kube-apiserver: the order is the server's, and a long list costs the least that is safe.
+#[tokio::test]
+async fn aes_with_128_bits_is_agreed_on_with_who_would_take_256_first() {
+    let world = World::new().await;
+    let stream = connection::connect(&world, None).await;
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+}
