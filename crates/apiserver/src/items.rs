@@ -24,6 +24,8 @@ const FOOT: &str = "]}\n";
 pub(crate) struct Items {
     kind: &'static Kind,
     form: Form,
+    /// Whether the objects are stored as the list shows them.
+    is_stored_form: bool,
     /// What the ages in a Table are counted to.
     now: Timestamp,
     /// What comes before the first item; nothing after the first piece.
@@ -38,6 +40,7 @@ impl Items {
         Self {
             kind,
             form,
+            is_stored_form: view::is_stored_form(kind),
             now: Timestamp::now(),
             head: head(kind, form, metadata),
             is_first: true,
@@ -61,6 +64,10 @@ impl Items {
 
     fn put(&self, object: &Object, piece: &mut BytesMut) {
         match self.form {
+            Form::Object if self.is_stored_form => {
+                piece.put_u8(b'{');
+                piece.put_slice(object.item());
+            }
             Form::Object => view::put_item(self.kind, object, piece),
             Form::Table(include) => {
                 let row = table::row(self.kind, &view::value(self.kind, object), include, self.now);

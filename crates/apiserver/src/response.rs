@@ -146,10 +146,17 @@ pub(crate) fn json_pieces(
         return json_bytes(code, accepted, whole.freeze());
     }
     let mut response = json_bytes(code, accepted, Bytes::new());
-    let frames = pieces.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
+    let frames = pieces.flat_map(records).map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
     *response.body_mut() = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
     response.extensions_mut().insert(InPieces);
     response
+}
+
+/// A piece in parts that fill a record of TLS each, together with the head of their frame of HTTP/2. Of longer ones each
+/// frame would need a second record for its last bytes.
+fn records(mut piece: Bytes) -> impl Iterator<Item = Bytes> {
+    const RECORD: usize = 16 * 1024 - 9;
+    std::iter::from_fn(move || (!piece.is_empty()).then(|| piece.split_to(piece.len().min(RECORD))))
 }
 
 /// An answer of one JSON value.

@@ -103,7 +103,9 @@ impl Server {
         let answer = answer.unwrap_or_else(|status| response::status(&status));
         let mut answer = compress::compress(gzip, answer);
         let headers = answer.headers_mut();
-        if let Ok(id) = HeaderValue::from_str(&audit) {
+        if let Ok(mut id) = HeaderValue::from_str(&audit) {
+            // No answer has it again: to remember it would cost HTTP/2's compression more than to send it.
+            id.set_sensitive(true);
             headers.insert("audit-id", id);
         }
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));

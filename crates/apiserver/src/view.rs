@@ -34,13 +34,8 @@ pub(crate) fn bytes(kind: &Kind, object: &Object) -> Bytes {
     if is_stored_form(kind) { object.shared_json() } else { to_bytes(&value(kind, object)) }
 }
 
-/// Writes the object as a list item: without kind and version.
+/// Writes an object of a kind that is not the stored one as a list item: without kind and version.
 pub(crate) fn put_item(kind: &Kind, object: &Object, out: &mut BytesMut) {
-    if is_stored_form(kind) {
-        out.put_u8(b'{');
-        out.put_slice(object.item());
-        return;
-    }
     let mut value = value(kind, object);
     if let Some(fields) = value.as_object_mut() {
         fields.shift_remove("kind");

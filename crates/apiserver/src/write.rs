@@ -256,9 +256,7 @@ impl<'a> Write<'a> {
     }
 
     fn exists(&self, name: &str, current: Option<&Object>) -> Status {
-        let is_deleted =
-            current.is_some_and(|object| meta::get(&object.value(), "deletionTimestamp").is_some());
-        if is_deleted {
+        if current.is_some_and(Object::is_going) {
             Status::already_exists_deleting(self.kind, name)
         } else {
             Status::already_exists(self.kind, name)
@@ -452,14 +450,13 @@ impl<'a> Write<'a> {
     /// Stores an object and gives it back as it is read: with its resource version.
     pub(crate) async fn put(&self, name: &str, object: Value, expect: Expect) -> Result<Value, Put> {
         let table = self.table().map_err(Put::Failed)?;
-        let mut stored = object.clone();
-        (self.kind.to_stored)(&mut stored);
-        let bytes = table.encoder().stored(&stored);
-        // What a view has no field for comes back as the view shows it.
-        let shown = if view::is_stored_form(self.kind) {
-            view::with_type(self.kind, object)
+        let (bytes, shown) = if view::is_stored_form(self.kind) {
+            (table.encoder().stored(&object), view::with_type(self.kind, object))
         } else {
-            view::served(self.kind, stored)
+            let mut stored = object;
+            (self.kind.to_stored)(&mut stored);
+            // What a view has no field for comes back as the view shows it.
+            (table.encoder().stored(&stored), view::served(self.kind, stored))
         };
         let key = self.key(name);
         if self.dry_run {

@@ -14,7 +14,7 @@ pub fn give_back() {
 
 /// The numbers of mallopt(3), sizes in bytes.
 #[cfg(target_env = "gnu")]
-fn settings() -> [(libc::c_int, libc::c_int); 3] {
+fn settings() -> [(libc::c_int, libc::c_int); 4] {
     let processors = std::thread::available_parallelism().ok();
     let heaps = processors.and_then(|number| number.get().try_into().ok()).unwrap_or(MOST_HEAPS);
     [
@@ -22,8 +22,11 @@ fn settings() -> [(libc::c_int, libc::c_int); 3] {
         (libc::M_ARENA_MAX, heaps.min(MOST_HEAPS)),
         // Larger blocks are mapped by themselves. It is the default, which would grow with each such block that is freed.
         (libc::M_MMAP_THRESHOLD, 128 * 1024),
-        // What may be free at a heap's end; the default grows, too.
-        (libc::M_TRIM_THRESHOLD, 256 * 1024),
+        // What may be free at a heap's end; the default grows, too. Less of it would be given back and asked for again
+        // by each answer that is made in pieces.
+        (libc::M_TRIM_THRESHOLD, 1024 * 1024),
+        // How much a heap grows by at least.
+        (libc::M_TOP_PAD, 512 * 1024),
     ]
 }
 

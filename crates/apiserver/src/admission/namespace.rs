@@ -19,7 +19,7 @@ pub(super) fn must_live(write: &Write<'_>, object: &mut Value) -> Result<(), Sta
     let Some(found) = write.server.cache.get(kind, namespace) else {
         return Err(Status::not_found(kind, namespace));
     };
-    if meta::get(&found.value(), "deletionTimestamp").is_none() {
+    if !found.is_going() {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");

@@ -10,6 +10,8 @@ use api::selector::Selectable;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
+use crate::meta;
+
 const METADATA: &str = "\"metadata\":{";
 
 /// Knows how the objects of one kind begin.
@@ -154,6 +156,12 @@ impl Object {
     pub(crate) fn value(&self) -> Value {
         // These bytes were made from a `Value` by `Encoder::stored`.
         serde_json::from_slice(self.json()).unwrap_or_default()
+    }
+
+    /// Whether the object is being deleted. That most are not is seen without parsing them.
+    pub(crate) fn is_going(&self) -> bool {
+        let is_named = str::from_utf8(self.json()).is_ok_and(|json| json.contains("\"deletionTimestamp\":"));
+        is_named && meta::get(&self.value(), "deletionTimestamp").is_some()
     }
 
     /// The part of the object that selectors can name, read once; `kind` is the stored one.

@@ -28,12 +28,15 @@ pub(crate) async fn compare(server: &Server) {
     let mut connections = connect(server).await;
     let sample = connections.first_mut().expect("there are writers").post(MAPS, map("sample")).await;
     let next = Arc::new(AtomicUsize::new(0));
-    let mut rounds = Vec::new();
+    let (mut rounds, mut cpu) = (Vec::new(), Duration::ZERO);
     for _ in 0..ROUND.1 {
         let bare = bare(&store, &sample, &next).await;
+        let before = server.cpu();
         let http = through_http(&connections, &next).await;
+        cpu += server.cpu().saturating_sub(before);
         rounds.push((http / bare, bare, http));
     }
+    let written: f64 = rounds.iter().map(|(_, _, http)| http * ROUND.0.as_secs_f64()).sum();
     rounds.sort_by(|left, right| left.0.total_cmp(&right.0));
     let (ratio, bare, http) = rounds.get(ROUND.1 / 2).copied().unwrap_or_default();
     println!("{:<55} {bare:>8.0} writes/s", format!("{WRITERS} writers of the bare store"));
@@ -47,6 +50,7 @@ pub(crate) async fn compare(server: &Server) {
         most * 1e2,
         ROUND.1
     );
+    println!("{:<55} {:>8.2} ms of CPU, mean", "  … each, in the server", cpu.as_secs_f64() * 1e3 / written);
     store.close().await;
 }
 
