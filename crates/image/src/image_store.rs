@@ -70,6 +70,8 @@ impl ImageStore {
     pub fn open(config: ImageStoreConfig) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(&config.dir)?;
         let puller = Puller::new(Arc::clone(&store), config.platform, config.unpack_at_once);
+        // What a process pulled that was killed before the disk had it.
+        puller.make_durable();
         let registries = Registries::new(config.certs_dir, config.network);
         Ok(Arc::new(Self {
             store,
@@ -216,7 +218,8 @@ impl ImageStore {
         self.store.layers_dir()
     }
 
-    /// Waits for threads that pulls left behind when they were dropped. Call it last, at shutdown.
+    /// Waits for threads that pulls left behind when they were dropped, and until what was pulled is on the disk. Call it
+    /// last, at shutdown.
     pub async fn close(&self) {
         self.puller.settle().await;
     }

@@ -141,7 +141,7 @@ impl Puller {
         }
     }
 
-    /// Waits for the threads of pulls that were dropped.
+    /// Waits for the threads of pulls that were dropped, and until what was pulled is on the disk.
     pub(crate) async fn settle(&self) {
         self.all_tasks.close();
         self.all_tasks.wait().await;
@@ -280,7 +280,20 @@ impl Puller {
         let installed = one.install_layers(plan, sources, progress).await;
         one.tasks.close();
         one.tasks.wait().await;
+        self.make_durable();
         installed
+    }
+
+    /// Sees to it that what was installed is on the disk, in a thread that [`Puller::settle`] waits for.
+    pub(crate) fn make_durable(&self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let store = Arc::clone(&self.store);
+        let write = move || {
+            if let Err(error) = store.make_durable() {
+                tracing::warn!(%error, "images that were pulled last may be gone after a restart of the machine");
+            }
+        };
+        self.all_tasks.spawn_blocking_on(write, &runtime);
     }
 
     async fn install_layers(

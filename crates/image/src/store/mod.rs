@@ -4,7 +4,7 @@
 //! <dir>/                 0700: set-ID files of images are out of other users' reach
 //!   lock                 held by the process that uses the store
 //!   layers/<number>/     one unpacked layer each, in overlayfs' form
-//!   layer-records/<number>.json
+//!   layer-records/<number>.json   or <number>.<boot>.json until the layer is on the disk
 //!   images/<config digest>.json
 //!   tmp/                 what is being made; emptied at open
 //! ```
@@ -25,7 +25,7 @@ pub use record::ImageRecord;
 
 use crate::digest::Digest;
 use crate::reference::Reference;
-use disk::Disk;
+use disk::{Disk, Durable, Unsettled};
 use layer::{Layer, LayerNumber};
 use record::StoredImage;
 
@@ -50,6 +50,8 @@ struct State {
     images: BTreeMap<String, StoredImage>,
     layers: HashMap<String, Layer>,
     pins: HashMap<LayerNumber, usize>,
+    /// Layers that may be in memory alone and that nobody is making durable.
+    unsettled: Vec<Unsettled>,
     next: u64,
 }
 
@@ -57,7 +59,7 @@ impl Store {
     /// Opens the store in `dir`, makes it if it is not there, and removes what a crash left half done.
     pub(crate) fn open(dir: &Path) -> Result<Arc<Self>, StoreError> {
         let disk = Disk::open(dir)?;
-        let layers = disk.read_layers()?;
+        let (layers, unsettled) = disk.read_layers()?;
         let mut images = BTreeMap::new();
         for image in disk.read_images()? {
             let known = image.layers.iter().all(|number| layers.iter().any(|layer| layer.number == *number));
@@ -70,7 +72,7 @@ impl Store {
         }
         let next = layers.iter().map(|layer| layer.number.0).max().unwrap_or(0) + 1;
         let layers = layers.into_iter().map(|layer| (layer.key.clone(), layer)).collect();
-        let state = State { images, layers, pins: HashMap::new(), next };
+        let state = State { images, layers, pins: HashMap::new(), unsettled, next };
         Ok(Arc::new(Self { disk, state: Mutex::new(state) }))
     }
 
@@ -174,7 +176,7 @@ impl Store {
         }
     }
 
-    /// Makes an unpacked tree a layer of the store, durably, and holds it. Blocks on the disk.
+    /// Makes an unpacked tree a layer of the store and holds it. It is durable with [`Store::make_durable`].
     pub(crate) fn publish(self: &Arc<Self>, new: NewLayer) -> Result<LayerPin, StoreError> {
         if let Some(pin) = self.hold(&new.key) {
             return Ok(pin);
@@ -185,25 +187,53 @@ impl Store {
             LayerNumber(state.next)
         };
         let layer = Layer { number, key: new.key, size: new.size };
-        self.disk.publish(new.scratch, &layer)?;
+        let unsettled = self.disk.publish(new.scratch, &layer)?;
         let mut state = self.state();
+        state.unsettled.push(unsettled);
         *state.pins.entry(number).or_default() += 1;
         state.layers.insert(layer.key.clone(), layer);
         drop(state);
         Ok(LayerPin::new(Arc::clone(self), vec![number]))
     }
 
+    /// Waits until all layers that were published are on the disk, and those images with them. One that the disk refused
+    /// is there until the machine goes down. Blocks on the disk for as long as it takes to write them.
+    pub(crate) fn make_durable(&self) -> Result<(), StoreError> {
+        let unsettled = std::mem::take(&mut self.state().unsettled);
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        for layer in unsettled {
+            if let Err(error) = self.disk.sync_layer(&layer).and_then(|()| self.settle(layer.number)) {
+                outcome = Err(error);
+            }
+        }
+        outcome.and(self.disk.sync_layer_records())
+    }
+
+    /// The lock is held: a layer that is being removed must not get its record back.
+    fn settle(&self, number: LayerNumber) -> Result<(), StoreError> {
+        let state = self.state();
+        let is_known = state.layers.values().any(|layer| layer.number == number);
+        if is_known { self.disk.settle(number) } else { Ok(()) }
+    }
+
     /// Adds an image whose layers are held by `pins`, or more names for one that is known. Blocks on the disk.
     pub(crate) fn add(&self, mut image: StoredImage, names: &Names) -> Result<ImageRecord, StoreError> {
         let mut state = self.state();
+        // A new image lasts no longer than its layers.
+        let is_unsettled = state.unsettled.iter().any(|layer| image.layers.contains(&layer.number));
+        let mut durable = if is_unsettled { Durable::Later } else { Durable::Now };
         if let Some(known) = state.images.get(&image.id) {
             image.repo_tags.clone_from(&known.repo_tags);
             image.repo_digests.clone_from(&known.repo_digests);
             image.is_pinned = known.is_pinned;
+            durable = Durable::Now;
         }
         push_new(&mut image.repo_tags, names.tag.as_ref());
         push_new(&mut image.repo_digests, names.digest.as_ref());
-        self.disk.write_image(&image)?;
+        self.disk.write_image(&image, durable)?;
         let moved: Vec<StoredImage> = state
             .images
             .values()
@@ -212,7 +242,7 @@ impl Store {
             .collect();
         for mut other in moved {
             other.repo_tags.retain(|tag| Some(tag) != names.tag.as_ref());
-            self.disk.write_image(&other)?;
+            self.disk.write_image(&other, Durable::Now)?;
             state.images.insert(other.id.clone(), other);
         }
         let record = self.record(&state, &image);
@@ -225,7 +255,7 @@ impl Store {
         let mut state = self.state();
         let Some(mut image) = find(&state, name).cloned() else { return Ok(false) };
         image.is_pinned = is_pinned;
-        self.disk.write_image(&image)?;
+        self.disk.write_image(&image, Durable::Now)?;
         state.images.insert(image.id.clone(), image);
         Ok(true)
     }
@@ -250,7 +280,7 @@ impl Store {
             self.disk.remove_image(&image.id)?;
             state.images.remove(&image.id);
         } else {
-            self.disk.write_image(&image)?;
+            self.disk.write_image(&image, Durable::Now)?;
             state.images.insert(image.id.clone(), image);
         }
         Ok(true)

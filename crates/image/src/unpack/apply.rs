@@ -200,7 +200,8 @@ impl Applier {
     ) -> Result<(), UnpackError> {
         let name = parts.last().copied().unwrap_or_default();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
+        let mode = if self.purpose == Purpose::Carrier { 0o600 } else { entry.mode & 0o777 };
+        let make = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode));
         let file = Self::instead(parent, name, make).map_err(|errno| failed(parts, errno))?;
         let mut file = File::from(file);
         self.write(entry, parts, &mut file, data)?;
@@ -301,9 +302,14 @@ impl Applier {
         if self.purpose == Purpose::Carrier {
             return Ok(());
         }
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::fchown(file, Some(uid), Some(gid))?;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        // Most files are made as they must be, and asking costs a tenth of setting.
+        let is = rustix::fs::fstat(file)?;
+        if (is.st_uid, is.st_gid) != (entry.uid, entry.gid) {
+            rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
+            rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        } else if is.st_mode & 0o7777 != entry.mode {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        }
         entry.xattrs.iter().filter(|(name, _)| is_kept(name)).try_for_each(|(name, value)| {
             match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
                 // The file system has no such attributes; neither would the container.
