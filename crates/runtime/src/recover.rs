@@ -124,10 +124,9 @@ fn adopt_container(container: &Container, state: &ShimState) -> Result<()> {
     };
     let started_at = known.started_at.and_then(|at| i64::try_from(at).ok()).unwrap_or_default();
     match (known.phase, &known.exit) {
-        (Phase::Running, _) => container.update(|record| {
-            if record.phase == ContainerPhase::Starting {
-                record.phase = ContainerPhase::Running { pid: known.pid.unwrap_or_default(), started_at };
-            }
+        // All others are recorded as what they are: a restart with many containers writes nothing.
+        (Phase::Running, _) if container.phase() == ContainerPhase::Starting => container.update(|record| {
+            record.phase = ContainerPhase::Running { pid: known.pid.unwrap_or_default(), started_at };
         }),
         (Phase::Exited, Some(exit)) => {
             container.set_exited(container::status::exited(started_at, exit));

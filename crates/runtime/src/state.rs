@@ -1,5 +1,8 @@
 //! The sandboxes and containers that exist, in memory. The records on disk are the truth; every change of one
 //! goes through here, so that the two agree.
+//!
+//! Whoever reads a record never waits for the disk: lists and status calls are answered by the threads that serve all
+//! requests.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -7,25 +10,74 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use image::{ImagePin, ImageStore};
+use serde::Serialize;
 use shim::client::ShimClient;
 use shim::protocol::Exit;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::record::{self, ContainerPhase, ContainerRecord, Exited, SandboxPhase, SandboxRecord};
+use crate::record::{
+    self, ContainerPhase, ContainerRecord, Exited, RecordError, SandboxPhase, SandboxRecord,
+};
 
 /// Locks a mutex. A panic of another holder leaves data that is replaced as a whole, so it stays usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A record in memory and on disk. It is replaced as a whole, so that whoever reads it needs no copy: on a full node each
+/// look of the kubelet reads them all.
+#[derive(Debug)]
+struct Recorded<T> {
+    directory: PathBuf,
+    /// Held for an instant, to take the record or to put the next one there.
+    now: Mutex<Arc<T>>,
+    /// Held from a look at the record to its replacement, over the write to the disk: one change follows the other.
+    change: Mutex<()>,
+}
+
+impl<T: Clone + Serialize> Recorded<T> {
+    fn new(directory: PathBuf, record: T) -> Self {
+        Self { directory, now: Mutex::new(Arc::new(record)), change: Mutex::new(()) }
+    }
+
+    fn read(&self) -> Arc<T> {
+        Arc::clone(&lock(&self.now))
+    }
+
+    /// Changes the record, on disk first.
+    fn update(&self, change: impl FnOnce(&mut T)) -> Result<(), RecordError> {
+        let _one = lock(&self.change);
+        let mut next = T::clone(&self.read());
+        change(&mut next);
+        record::save(&self.directory, &next)?;
+        self.replace(next);
+        Ok(())
+    }
+
+    /// Changes the record where `change` says that there is something to change, in memory in any case; what the disk said.
+    fn force(&self, change: impl FnOnce(&mut T) -> bool) -> Option<Result<(), RecordError>> {
+        let _one = lock(&self.change);
+        let mut next = T::clone(&self.read());
+        if !change(&mut next) {
+            return None;
+        }
+        let saved = record::save(&self.directory, &next);
+        self.replace(next);
+        Some(saved)
+    }
+
+    fn replace(&self, next: T) {
+        let before = std::mem::replace(&mut *lock(&self.now), Arc::new(next));
+        drop(before);
+    }
+}
+
 /// One sandbox.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub(crate) id: String,
-    directory: PathBuf,
-    /// Replaced as a whole, so that whoever reads it needs no copy: on a full node each look of the kubelet reads them all.
-    record: Mutex<Arc<SandboxRecord>>,
+    record: Recorded<SandboxRecord>,
     shim: Mutex<Option<Arc<ShimClient>>>,
     /// One verb at a time changes the sandbox.
     pub(crate) gate: tokio::sync::Mutex<()>,
@@ -35,8 +87,7 @@ impl Sandbox {
     pub(crate) fn new(directory: PathBuf, record: SandboxRecord, shim: Option<Arc<ShimClient>>) -> Self {
         Self {
             id: record.id.clone(),
-            directory,
-            record: Mutex::new(Arc::new(record)),
+            record: Recorded::new(directory, record),
             shim: Mutex::new(shim),
             gate: tokio::sync::Mutex::new(()),
         }
@@ -44,25 +95,20 @@ impl Sandbox {
 
     /// The record as it is now.
     pub(crate) fn record(&self) -> Arc<SandboxRecord> {
-        Arc::clone(&lock(&self.record))
+        self.record.read()
     }
 
     pub(crate) fn phase(&self) -> SandboxPhase {
-        lock(&self.record).phase
+        self.record().phase
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+        &self.record.directory
     }
 
     /// Changes the record, on disk first.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
-        let mut held = lock(&self.record);
-        let mut next = SandboxRecord::clone(&held);
-        change(&mut next);
-        record::save(&self.directory, &next)?;
-        *held = Arc::new(next);
-        Ok(())
+        Ok(self.record.update(change)?)
     }
 
     pub(crate) fn shim(&self) -> Option<Arc<ShimClient>> {
@@ -85,9 +131,7 @@ impl Sandbox {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) sandbox: String,
-    directory: PathBuf,
-    /// Replaced as a whole, as a sandbox's.
-    record: Mutex<Arc<ContainerRecord>>,
+    record: Recorded<ContainerRecord>,
     /// The root filesystem made by `CreateContainer`, until `StartContainer` takes it.
     pub(crate) rootfs: Mutex<Option<OwnedFd>>,
     /// Held while a phase is changed and announced, so that nobody hears of an end before the start.
@@ -107,8 +151,7 @@ impl Container {
         Self {
             id: record.id.clone(),
             sandbox: record.sandbox.clone(),
-            directory,
-            record: Mutex::new(Arc::new(record)),
+            record: Recorded::new(directory, record),
             rootfs: Mutex::new(None),
             order: Mutex::new(()),
             early_exit: Mutex::new(None),
@@ -120,37 +163,28 @@ impl Container {
 
     /// Holds the image's layers against removal.
     pub(crate) fn pin(&self, images: &ImageStore) {
-        let layers = {
-            let record = lock(&self.record);
-            let mounted = record.image_mounts.iter().flat_map(|mount| &mount.layers);
-            record.image.layers.iter().chain(mounted).cloned().collect::<Vec<_>>()
-        };
-        let pin = images.pin(&layers);
+        let record = self.record();
+        let mounted = record.image_mounts.iter().flat_map(|mount| &mount.layers);
+        let pin = images.pin(&record.image.layers.iter().chain(mounted).cloned().collect::<Vec<_>>());
         *lock(&self.layers) = Some(pin);
     }
 
     /// The record as it is now.
     pub(crate) fn record(&self) -> Arc<ContainerRecord> {
-        Arc::clone(&lock(&self.record))
+        self.record.read()
     }
 
     pub(crate) fn phase(&self) -> ContainerPhase {
-        lock(&self.record).phase.clone()
+        self.record().phase.clone()
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+        &self.record.directory
     }
 
     /// Changes the record, on disk first.
     pub(crate) fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        {
-            let mut held = lock(&self.record);
-            let mut next = ContainerRecord::clone(&held);
-            change(&mut next);
-            record::save(&self.directory, &next)?;
-            *held = Arc::new(next);
-        }
+        self.record.update(change)?;
         self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -158,23 +192,22 @@ impl Container {
     /// Records the end of the container, unless it has ended already. Memory changes even when the disk does not,
     /// so that nobody waits for a process that is gone.
     pub(crate) fn set_exited(&self, exited: Exited) -> bool {
-        let is_new = {
-            let mut held = lock(&self.record);
-            let is_new = !matches!(held.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing);
+        let noted = self.record.force(|record| {
+            let is_new = !matches!(record.phase, ContainerPhase::Exited(_) | ContainerPhase::Removing);
             if is_new {
-                Arc::make_mut(&mut held).phase = ContainerPhase::Exited(exited);
-                if let Err(error) = record::save(&self.directory, &**held) {
-                    tracing::error!(container = self.id, %error, "cannot record that a container ended");
-                }
+                record.phase = ContainerPhase::Exited(exited);
             }
             is_new
-        };
+        });
+        if let Some(Err(error)) = &noted {
+            tracing::error!(container = self.id, %error, "cannot record that a container ended");
+        }
         self.changed.send_modify(|count| *count += 1);
-        is_new
+        noted.is_some()
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        matches!(lock(&self.record).phase, ContainerPhase::Starting | ContainerPhase::Running { .. })
+        matches!(self.record().phase, ContainerPhase::Starting | ContainerPhase::Running { .. })
     }
 
     /// Waits until the container does not run.
@@ -214,9 +247,9 @@ impl Table {
 
     /// Those that are meant, the oldest first.
     pub(crate) fn sandboxes_where(&self, is_meant: impl Fn(&SandboxRecord) -> bool) -> Vec<Arc<Sandbox>> {
-        let meant = |sandbox: &&Arc<Sandbox>| is_meant(&lock(&sandbox.record));
+        let meant = |sandbox: &&Arc<Sandbox>| is_meant(&sandbox.record());
         let mut all: Vec<_> = read(&self.sandboxes).values().filter(meant).cloned().collect();
-        all.sort_by_cached_key(|sandbox| (lock(&sandbox.record).created_at, sandbox.id.clone()));
+        all.sort_by_cached_key(|sandbox| (sandbox.record().created_at, sandbox.id.clone()));
         all
     }
 
@@ -230,9 +263,9 @@ impl Table {
         &self,
         is_meant: impl Fn(&ContainerRecord) -> bool,
     ) -> Vec<Arc<Container>> {
-        let meant = |container: &&Arc<Container>| is_meant(&lock(&container.record));
+        let meant = |container: &&Arc<Container>| is_meant(&container.record());
         let mut all: Vec<_> = read(&self.containers).values().filter(meant).cloned().collect();
-        all.sort_by_cached_key(|container| (lock(&container.record).created_at, container.id.clone()));
+        all.sort_by_cached_key(|container| (container.record().created_at, container.id.clone()));
         all
     }
 
@@ -271,8 +304,8 @@ impl Table {
     /// Adds a sandbox unless one with the same metadata exists, which is returned.
     pub(crate) fn add_sandbox(&self, sandbox: Arc<Sandbox>) -> std::result::Result<(), Arc<Sandbox>> {
         let mut all = write(&self.sandboxes);
-        let metadata = lock(&sandbox.record).config.metadata.clone();
-        if let Some(twin) = all.values().find(|other| lock(&other.record).config.metadata == metadata) {
+        let metadata = &sandbox.record().config.metadata;
+        if let Some(twin) = all.values().find(|other| other.record().config.metadata == *metadata) {
             return Err(Arc::clone(twin));
         }
         all.insert(sandbox.id.clone(), sandbox);
@@ -282,9 +315,9 @@ impl Table {
     /// Adds a container unless one of the same sandbox with the same metadata exists, which is returned.
     pub(crate) fn add_container(&self, container: Arc<Container>) -> std::result::Result<(), Arc<Container>> {
         let mut all = write(&self.containers);
-        let metadata = lock(&container.record).config.metadata.clone();
+        let metadata = &container.record().config.metadata;
         let is_twin = |other: &&Arc<Container>| {
-            other.sandbox == container.sandbox && lock(&other.record).config.metadata == metadata
+            other.sandbox == container.sandbox && other.record().config.metadata == *metadata
         };
         if let Some(twin) = all.values().find(is_twin) {
             return Err(Arc::clone(twin));
@@ -315,7 +348,37 @@ fn whole_id<T>(all: &HashMap<String, T>, text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_record_is_read_while_the_next_one_is_being_written() {
+        let directory = tempfile::tempdir().unwrap();
+        // Whoever writes to it waits for a reader, as for a slow disk.
+        let slow = directory.path().join(".record.json");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &slow, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        let recorded = Arc::new(Recorded::new(directory.path().to_owned(), 1));
+        let (changing, is_changing) = mpsc::channel();
+        let writer = {
+            let recorded = Arc::clone(&recorded);
+            std::thread::spawn(move || {
+                recorded.update(|number| {
+                    *number = 2;
+                    changing.send(()).unwrap();
+                })
+            })
+        };
+        is_changing.recv().unwrap();
+        let (read, was_read) = mpsc::channel();
+        let reader = Arc::clone(&recorded);
+        std::thread::spawn(move || read.send(*reader.read()));
+        assert_eq!(was_read.recv_timeout(Duration::from_secs(10)), Ok(1));
+        assert_eq!(std::fs::read(slow).unwrap(), b"2");
+        writer.join().unwrap().unwrap();
+        assert_eq!(*recorded.read(), 2);
+    }
 
     #[test]
     fn the_beginning_of_an_id_means_it_where_no_other_begins_so() {

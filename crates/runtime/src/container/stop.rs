@@ -58,10 +58,12 @@ pub(crate) async fn remove(core: Arc<Core>, id: String) -> Result<()> {
     if let Some(sandbox) = &sandbox {
         sandbox::kill(&core, sandbox, &container).await?;
     }
-    container.update(|record| record.phase = ContainerPhase::Removing)?;
     let erased = {
         let (core, container) = (Arc::clone(&core), Arc::clone(&container));
-        blocking(move || erase(&core, sandbox.as_deref(), &container))
+        blocking(move || {
+            container.update(|record| record.phase = ContainerPhase::Removing)?;
+            erase(&core, sandbox.as_deref(), &container)
+        })
     };
     erased.await?;
     core.table.remove_container(&id);

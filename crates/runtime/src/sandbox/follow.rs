@@ -47,7 +47,7 @@ async fn listen(core: &Arc<Core>, sandbox: &Arc<Sandbox>, mut events: Events, ha
     };
     loop {
         match socket.try_io(Interest::READABLE, || events.next_event()) {
-            Ok(Some(event)) => take(core, sandbox, event),
+            Ok(Some(event)) => take(core, sandbox, event).await,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if socket.readable().await.is_err() {
                     return;
@@ -62,10 +62,19 @@ async fn listen(core: &Arc<Core>, sandbox: &Arc<Sandbox>, mut events: Events, ha
     }
 }
 
-fn take(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
-    match event {
-        Event::ContainerExited { container, exit } => container_exited(core, sandbox, &container, &exit),
-        Event::ExecExited { exec, exit, .. } => core.exec_ended(&exec, exit),
+/// One event after the other. A container's end is written to the disk and waits for its cgroup.
+async fn take(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
+    let (container, exit) = match event {
+        Event::ContainerExited { container, exit } => (container, exit),
+        Event::ExecExited { exec, exit, .. } => return core.exec_ended(&exec, exit),
+    };
+    let (core, of) = (Arc::clone(core), Arc::clone(sandbox));
+    let noted = blocking(move || {
+        container_exited(&core, &of, &container, &exit);
+        Ok(())
+    });
+    if let Err(error) = noted.await {
+        tracing::error!(sandbox = sandbox.id, %error, "cannot note a container's end");
     }
 }
 
