@@ -95,6 +95,7 @@ impl Runtime {
         let prepared =
             tokio::task::spawn_blocking(move || prepare(config, Streaming::new(address), shutdown)).await;
         let core = prepared.unwrap_or_else(|error| Err(StartError::Prepare(error.to_string())))?;
+        handler::probe_all(&core);
         recover::recover(&core).await.map_err(|error| StartError::Prepare(error.to_string()))?;
         reconcile(&core).await;
         core.tasks.spawn(streaming::serve(Arc::clone(&core), listener));

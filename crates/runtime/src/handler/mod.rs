@@ -11,6 +11,7 @@ mod spec;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::StatVfsMountFlags;
 use shim::client::Descriptors;
@@ -30,7 +31,9 @@ pub(crate) struct Handler {
     pub(crate) program: PathBuf,
     /// Its state, a directory for each container.
     state: PathBuf,
-    pub(crate) features: HandlerFeatures,
+    /// Why a Pod's root could not reach the stage.
+    no_stage: Option<String>,
+    features: Arc<OnceLock<HandlerFeatures>>,
 }
 
 /// All handlers but the built-in one.
@@ -41,29 +44,24 @@ pub(crate) struct Handlers {
 }
 
 impl Handlers {
-    /// Asks each what it can do. `run_dir` gets their state; `stage` is made, for all to enter.
+    /// Prepares each. `run_dir` gets their state; `stage` is made, for all to enter.
     pub(crate) fn open(configured: &[HandlerConfig], run_dir: &Path, stage: &Path) -> Result<Self> {
         if configured.is_empty() {
             return Ok(Self::default());
         }
         let no_stage = make_stage(stage)?;
-        let open = |(config, mut features): (&HandlerConfig, HandlerFeatures)| {
-            if let Some(reason) = no_stage.as_ref().filter(|_| features.user_namespaces) {
-                (features.user_namespaces, features.reason) = (false, reason.clone());
-            }
-            tracing::info!(handler = config.name, program = %config.program.display(), version = features.version,
-                user_namespaces = features.user_namespaces, reason = features.reason, "a runtime handler");
-            Handler {
+        let open = |config: &HandlerConfig| {
+            let state = run_dir.join("oci").join(&config.name);
+            crate::core::make_dir(&state)?;
+            Ok(Handler {
                 name: config.name.clone(),
                 program: config.program.clone(),
-                state: run_dir.join("oci").join(&config.name),
-                features,
-            }
+                state,
+                no_stage: no_stage.clone(),
+                features: Arc::default(),
+            })
         };
-        let all: Vec<Handler> = configured.iter().zip(probe_all(configured)).map(open).collect();
-        for handler in &all {
-            crate::core::make_dir(&handler.state)?;
-        }
+        let all = configured.iter().map(open).collect::<Result<_>>()?;
         Ok(Self { all, stage: stage.to_owned() })
     }
 
@@ -93,13 +91,24 @@ impl Handlers {
     }
 }
 
-/// Asks all at the same time: a daemon that restarts should not wait for one after the other.
-fn probe_all(configured: &[HandlerConfig]) -> Vec<HandlerFeatures> {
-    std::thread::scope(|scope| {
-        let ask = |program| scope.spawn(move || HandlerFeatures::probe(program));
-        let asked: Vec<_> = configured.iter().map(|handler| ask(&handler.program)).collect();
-        asked.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+/// Asks every handler what it can do, each in a thread of its own: a daemon that restarts serves meanwhile.
+pub(crate) fn probe_all(core: &Core) {
+    for handler in core.handlers.all().iter().cloned() {
+        core.tasks.spawn_blocking(move || drop(handler.features().clone()));
+    }
+}
+
+/// Waits until each handler has said what it can do.
+pub(crate) async fn probed(core: &Arc<Core>) -> Result<()> {
+    if core.handlers.all.iter().all(|handler| handler.features.get().is_some()) {
+        return Ok(());
+    }
+    let core = Arc::clone(core);
+    crate::core::blocking(move || {
+        core.handlers.all.iter().for_each(|handler| drop(handler.features().clone()));
+        Ok(())
     })
+    .await
 }
 
 /// Makes the stage; answers why a Pod's root could not reach it.
@@ -128,6 +137,20 @@ fn make_stage(stage: &Path) -> Result<Option<String>> {
 }
 
 impl Handler {
+    /// What it can do. Who asks first has the program asked; all wait for its answer, so that nobody hears of features
+    /// that were not probed.
+    pub(crate) fn features(&self) -> &HandlerFeatures {
+        self.features.get_or_init(|| {
+            let mut features = HandlerFeatures::probe(&self.program);
+            if let Some(reason) = self.no_stage.as_ref().filter(|_| features.user_namespaces) {
+                (features.user_namespaces, features.reason) = (false, reason.clone());
+            }
+            tracing::info!(handler = self.name, program = %self.program.display(), version = features.version,
+                user_namespaces = features.user_namespaces, reason = features.reason, "a runtime handler");
+            features
+        })
+    }
+
     /// The text of a container's `config.json`, handed over with the rest.
     pub(crate) fn hand_over(
         &self,
@@ -266,7 +289,8 @@ mod tests {
             name: "runc".into(),
             program: "/usr/sbin/runc".into(),
             state: "/run/x".into(),
-            features: HandlerFeatures::default(),
+            no_stage: None,
+            features: Arc::default(),
         };
         let handlers = Handlers { all: vec![handler], stage: PathBuf::new() };
         assert!(handlers.find("").unwrap().is_none());
@@ -275,6 +299,31 @@ mod tests {
         for word in ["\"kata\"", "\"runc\" (/usr/sbin/runc)", "built-in", "--runtime-handler kata=PATH"] {
             assert!(text.contains(word), "{text}");
         }
+    }
+
+    #[test]
+    fn whoever_asks_what_a_handler_can_do_waits_for_the_programs_answer() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        // It says nothing until somebody writes to it, and notes each question.
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("gate"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        let script = "#!/bin/sh\ncd ${0%/*}\necho $1 >> asked\n[ $1 = --version ] && cat gate\nexit 0\n";
+        std::fs::write(at("slow"), script).unwrap();
+        std::fs::set_permissions(at("slow"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = HandlerConfig { name: "slow".into(), program: at("slow") };
+        let handlers = Handlers::open(&[config], directory.path(), &at("stage")).unwrap();
+        let asks: Vec<_> = (0..3)
+            .map(|_| {
+                let handler = handlers.all[0].clone();
+                std::thread::spawn(move || handler.features().version.clone())
+            })
+            .collect();
+        std::fs::write(at("gate"), "runc version 9\n").unwrap();
+        for ask in asks {
+            assert_eq!(ask.join().unwrap(), "runc version 9");
+        }
+        assert_eq!(std::fs::read_to_string(at("asked")).unwrap(), "--version\nfeatures\n");
     }
 
     #[test]

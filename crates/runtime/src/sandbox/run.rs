@@ -16,6 +16,7 @@ use super::{follow, undo};
 use crate::core::{Core, blocking, make_dir, now};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
+use crate::handler::Handler;
 use crate::mapping::PodIds;
 use crate::record::{self, SandboxPhase, SandboxRecord};
 use crate::state::Sandbox;
@@ -33,14 +34,8 @@ pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Resul
         let reason = &core.features.reason;
         return Err(Error::Unsupported(format!("this node can't run a Pod in a user namespace: {reason}")));
     }
-    if let Some(handler) = handler.filter(|handler| wanted.ids.is_some() && !handler.features.user_namespaces)
-    {
-        return Err(Error::Unsupported(format!(
-            "the runtime handler {:?} ({}) can't run a Pod in a user namespace: {}",
-            handler.name,
-            handler.program.display(),
-            handler.features.reason
-        )));
+    if wanted.ids.is_some() {
+        check_handler(handler).await?;
     }
     if wanted.network == Namespace::Pod && core.config.network.is_none() {
         return Err(Error::WrongState("the Pod network is not configured".to_owned()));
@@ -79,6 +74,22 @@ fn check(config: &PodSandboxConfig) -> Result<()> {
         return Err(Error::missing("config.metadata.name"));
     }
     Ok(())
+}
+
+/// A Pod in a user namespace needs a handler that has them.
+async fn check_handler(handler: Option<&Handler>) -> Result<()> {
+    let Some(handler) = handler else { return Ok(()) };
+    let asked = handler.clone();
+    let features = blocking(move || Ok(asked.features().clone())).await?;
+    if features.user_namespaces {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "the runtime handler {:?} ({}) can't run a Pod in a user namespace: {}",
+        handler.name,
+        handler.program.display(),
+        features.reason
+    )))
 }
 
 /// The same request twice is answered with the same sandbox; another one under the same name is refused.

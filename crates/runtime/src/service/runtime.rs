@@ -44,6 +44,7 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        crate::handler::probed(&self.0).await?;
         Ok(Response::new(self.describe(request.into_inner().verbose).await))
     }
 
@@ -428,7 +429,7 @@ impl RuntimeServer {
             features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces }),
         };
         let others = self.0.handlers.all().iter().map(|other| {
-            let features = &other.features;
+            let features = other.features();
             handler(&other.name, features.recursive_read_only, features.user_namespaces && on_node)
         });
         std::iter::once(handler("", true, on_node)).chain(others).collect()
@@ -464,11 +465,12 @@ impl RuntimeServer {
 
 /// A handler for people.
 fn detail_of(handler: &crate::handler::Handler) -> serde_json::Value {
+    let features = handler.features();
     serde_json::json!({
         "name": handler.name,
         "program": handler.program,
-        "version": handler.features.version,
-        "userNamespaces": { "supported": handler.features.user_namespaces, "reason": handler.features.reason },
+        "version": features.version,
+        "userNamespaces": { "supported": features.user_namespaces, "reason": features.reason },
     })
 }
 
