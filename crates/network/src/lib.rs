@@ -175,6 +175,11 @@ impl PodNetwork {
         }
     }
 
+    /// Whether the network is the built-in one, which disconnects a sandbox whose namespace goes at the same time.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.by, By::Bridge(_))
+    }
+
     /// The addresses of a sandbox that is connected.
     pub fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
         let ips = match &self.by {

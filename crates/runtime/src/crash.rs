@@ -18,7 +18,7 @@ pub enum CrashPoint {
     SandboxFilesWritten,
     /// The containers are ended; the network is still attached.
     SandboxContainersStopped,
-    /// The network is detached; the shim still runs.
+    /// The network is detached; the shim may run still.
     NetworkDetached,
     /// The shim has ended; the record does not say so yet.
     ShimStopped,

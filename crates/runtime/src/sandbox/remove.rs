@@ -1,17 +1,19 @@
 //! `StopPodSandbox` and `RemovePodSandbox`, and the undoing of a half-made sandbox: the same steps, each of which
-//! finds done what was done before. All steps are tried; the first error is reported.
+//! finds done what was done before. What does not wait for another step is done beside it: the containers with each
+//! other, the network with the shim. All steps are tried; the first error is reported.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1::ContainerEventType;
+use futures::future::join_all;
 
 use crate::container;
 use crate::core::{Core, blocking, remove_tree};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
 use crate::process::signal;
-use crate::record::SandboxPhase;
+use crate::record::{SandboxPhase, SandboxRecord};
 use crate::state::{Container, Sandbox};
 
 /// How long the kernel may take to end killed processes (they may be in uninterruptible sleep).
@@ -29,10 +31,10 @@ pub(crate) async fn remove(core: Arc<Core>, id: String) -> Result<()> {
     let Some(sandbox) = core.table.find_sandbox(&id) else { return Ok(()) };
     let _gate = sandbox.gate.lock().await;
     stop_held(&core, &sandbox).await?;
-    for container in core.table.containers_of(&id) {
-        container::remove(Arc::clone(&core), container.id.clone()).await?;
-    }
-    sandbox.update(|record| record.phase = SandboxPhase::Removing)?;
+    let containers = core.table.containers_of(&id);
+    let removals = containers.iter().map(|it| container::remove(Arc::clone(&core), it.id.clone()));
+    join_all(removals).await.into_iter().collect::<Result<()>>()?;
+    note(&sandbox, |record| record.phase = SandboxPhase::Removing).await?;
     core.config.crash.reached(CrashPoint::SandboxRemoving)?;
     erase(&core, &sandbox).await?;
     core.announce(&id, &id, ContainerEventType::ContainerDeletedEvent);
@@ -59,25 +61,45 @@ pub(crate) async fn undo(core: &Arc<Core>, sandbox: &Arc<Sandbox>) {
 
 async fn stop_held(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let before = sandbox.record();
-    if !before.is_stopped {
-        for container in core.table.containers_of(&sandbox.id) {
-            kill(core, sandbox, &container).await?;
-        }
-        core.config.crash.reached(CrashPoint::SandboxContainersStopped)?;
-        detach_network(core, sandbox).await?;
-        core.config.crash.reached(CrashPoint::NetworkDetached)?;
-        // Before the shim goes, so that its end is not taken for an accident.
-        sandbox.update(|record| {
-            record.phase = SandboxPhase::NotReady;
-            record.is_stopped = true;
-        })?;
+    if before.is_stopped {
+        return end_shim(core, sandbox).await;
     }
-    end_shim(core, sandbox).await?;
-    core.config.crash.reached(CrashPoint::ShimStopped)?;
-    if before.phase == SandboxPhase::Ready {
+    let containers = core.table.containers_of(&sandbox.id);
+    let kills = containers.iter().map(|container| kill(core, sandbox, container));
+    join_all(kills).await.into_iter().collect::<Result<()>>()?;
+    core.config.crash.reached(CrashPoint::SandboxContainersStopped)?;
+    // Before the shim goes, so that its end is not taken for an accident.
+    note(sandbox, |record| record.phase = SandboxPhase::NotReady).await?;
+    let left = leave(core, sandbox).await;
+    if before.phase == SandboxPhase::Ready && sandbox.shim().is_none() {
         core.announce(&sandbox.id, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
     }
-    Ok(())
+    left?;
+    core.config.crash.reached(CrashPoint::ShimStopped)?;
+    note(sandbox, |record| record.is_stopped = true).await
+}
+
+/// Gives the network back and ends the shim: both at once, but for plugins, which want to find the Pod's namespace.
+async fn leave(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    let detach = async {
+        detach_network(core, sandbox).await?;
+        core.config.crash.reached(CrashPoint::NetworkDetached)
+    };
+    if core.config.network.as_ref().is_some_and(|network| !network.is_built_in()) {
+        detach.await?;
+        return end_shim(core, sandbox).await;
+    }
+    let (detached, ended) = tokio::join!(detach, end_shim(core, sandbox));
+    ended.and(detached)
+}
+
+/// Changes the record, which waits for the disk.
+async fn note(
+    sandbox: &Arc<Sandbox>,
+    change: impl FnOnce(&mut SandboxRecord) + Send + 'static,
+) -> Result<()> {
+    let sandbox = Arc::clone(sandbox);
+    blocking(move || sandbox.update(change)).await
 }
 
 /// Kills a container and waits until it has ended.
