@@ -26,6 +26,11 @@ pub fn device(number: usize) -> String {
     format!("{DEVICES}/{number}")
 }
 
+/// What a runtime says of its failure where it keeps no log: the last line with words of what it wrote.
+pub fn last_line(text: &str) -> Option<String> {
+    text.rsplit('\n').map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
 /// The longest path of a stage, in bytes: a socket's path below it has 107 at most.
 pub const MAX_PATH: usize = 90;
 

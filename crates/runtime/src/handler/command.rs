@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use shim::stage::last_line;
 
 /// How long a verb may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,10 +74,6 @@ fn text(mut words: File) -> std::io::Result<String> {
     words.rewind()?;
     words.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn last_line(text: &str) -> Option<String> {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::protocol::{
 };
 use crate::report::{self, Report, failure, setup};
 use crate::sandbox::{NEWNS, Sandbox};
-use crate::stage;
+use crate::stage::{self, last_line};
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use std::fs::File;
@@ -307,10 +307,6 @@ fn last_error(log: &str) -> Option<String> {
     };
     let is_json = log.trim_start().starts_with('{');
     log.rsplit('\n').find_map(message).or_else(|| if is_json { None } else { last_line(log) })
-}
-
-fn last_line(text: &str) -> Option<String> {
-    text.rsplit('\n').map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// What users know as exit codes 127 and 126, by the words of runc and crun.
