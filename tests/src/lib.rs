@@ -19,7 +19,7 @@ pub use agent::{Agent, WORKER, admit_worker};
 pub use attempt::Attempt;
 pub use containerd::Containerd;
 pub use images::image_mirror;
-pub use machine::{ExactLock, Leftovers, leftovers, processes_on, shims, unreaped};
+pub use machine::{ExactLock, Leftovers, leftovers, processes_on, processor_time, shims, unreaped};
 pub use node::{Node, NodeOptions, Ran, kakoi, run};
 pub use probes::GRPC_SERVER;
 pub use runtime::Runtime;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -130,6 +131,30 @@ pub fn shims(instance: &str) -> Vec<u32> {
     };
     let pids = entries(Path::new("/proc")).into_iter().filter_map(|pid| pid.parse().ok()).filter(is_shim);
     pids.filter(|pid| stat(&pid.to_string()).is_some_and(|(_, parent)| !is_shim(&parent))).collect()
+}
+
+/// The processor time that a process's threads and the control groups of an instance have had: its daemon, its shims, and
+/// all that they started. What the kernel does elsewhere for them is not in it.
+pub fn processor_time(daemon: u32, instance: &str) -> Duration {
+    let tasks = PathBuf::from(format!("/proc/{daemon}/task"));
+    let of_task = |id: &String| first_number(&tasks.join(id).join("schedstat"));
+    let threads: u64 = entries(&tasks).iter().map(of_task).sum();
+    let legacy = entries(Path::new("/sys/fs/cgroup")).into_iter().filter(|name| name.contains("cpuacct"));
+    let legacy = legacy.map(|name| PathBuf::from(format!("/sys/fs/cgroup/{name}/{instance}/cpuacct.usage")));
+    let groups = legacy.map(|path| first_number(&path)).max().filter(|nanoseconds| *nanoseconds > 0);
+    let unified = || 1000 * usage(&fs::read_to_string(format!("/sys/fs/cgroup/{instance}/cpu.stat")));
+    Duration::from_nanos(threads + groups.unwrap_or_else(unified))
+}
+
+/// Microseconds, of a group's `cpu.stat`.
+fn usage(stat: &std::io::Result<String>) -> u64 {
+    let lines = stat.as_deref().unwrap_or_default().lines();
+    lines.filter_map(|line| line.strip_prefix("usage_usec ")?.parse().ok()).next().unwrap_or(0)
+}
+
+fn first_number(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 fn mounts(root: &Path) -> Vec<String> {

@@ -409,13 +409,7 @@ impl Node {
     /// # Panics
     /// When `kakoi` can't be run.
     pub fn instance(&self) -> String {
-        let hash = self
-            .root
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-        format!("kakoi-{hash:08x}")
+        instance(&self.root)
     }
 
     /// What the node has left on the machine and in its own network namespace.
@@ -538,4 +532,11 @@ fn remove_abandoned() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// The name of the instance whose root this is.
+pub(crate) fn instance(root: &Path) -> String {
+    let bytes = root.as_os_str().as_encoded_bytes();
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    format!("kakoi-{:08x}", bytes.iter().fold(0x811c_9dc5_u32, mix))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::node::{Node, Ran, kakoi, run};
+use crate::node::{Node, Ran, instance, kakoi, run};
 
 /// A container runtime without a kubelet. Dropped, it is ended with all that it runs.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ impl<'a> Runtime<'a> {
     /// The socket on which it serves CRI.
     pub fn socket(&self) -> PathBuf {
         self.root.join("run/kakoi/kakoi.sock")
+    }
+
+    /// The instance's name, as it names cgroups.
+    pub fn instance(&self) -> String {
+        instance(&self.root)
     }
 
     /// Starts the daemon (again) and waits for nothing.

@@ -29,6 +29,8 @@ pub(crate) const KEPT: (usize, usize) = (20, 10);
 const BLOCK: u32 = 65_536;
 /// The first Pod's block: far above what distributions give away.
 pub(crate) const FIRST: u32 = 20_000;
+/// The block before the first of the Pods whose processor time is measured.
+const COST: u32 = 50_000;
 /// Ends at once when it is told to, as a good server does.
 const PROGRAM: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
 
@@ -54,6 +56,7 @@ pub(crate) fn measure() {
     let own = ours.socket().display().to_string();
     let words: Vec<&str> = ["inside-cri", &own].into_iter().chain(socket.as_deref()).collect();
     inside(&node, &words);
+    inside(&node, &["inside-cri-cost", &own, &ours.pid().to_string(), &ours.instance()]);
     inside(&node, &["inside-cri-fill", &own]);
     size(&format!("  with {} containers", KEPT.0 * KEPT.1), ours.pid(), "VmRSS", "none");
     let mut times: Vec<Duration> = (0..RESTARTS)
@@ -312,6 +315,27 @@ fn compare(peers: &mut [Peer]) {
     for (index, call) in CALLS.iter().enumerate().skip(2) {
         let median = |peer: &mut Peer| peer.times.get_mut(index).map_or(0.0, |times| percentile(times, 50));
         println!("{call:<55} {:>8.1} times theirs is ours", median(theirs) / median(ours));
+    }
+}
+
+/// What Pods cost until they are up: the processor time of the daemon, of their shims and of what these start.
+pub(crate) async fn cost(arguments: &[String]) {
+    let [socket, daemon, instance] = arguments else { panic!("a socket, a PID and an instance") };
+    let daemon = daemon.parse().expect("a PID is a number");
+    for (has_user_namespace, what) in [(true, "in a user namespace"), (false, "with the node's IDs")] {
+        let mut peer = Peer::new("cost", Path::new(socket), has_user_namespace, COST).await;
+        peer.first_of_its_map().await;
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let config = peer.sandbox();
+            let before = tests::processor_time(daemon, instance);
+            let sandbox = peer.run_sandbox(config.clone()).await;
+            peer.run_container(&sandbox, "c".to_owned(), &config).await;
+            times.push(tests::processor_time(daemon, instance).saturating_sub(before));
+            peer.end(sandbox).await;
+        }
+        let bound = if has_user_namespace { "15 ms" } else { "none" };
+        report(&format!("processor time until a Pod {what} is up"), bound, &mut times);
     }
 }
 

@@ -35,6 +35,7 @@ fn main() {
         Some("inside-node-exits") => runtime().block_on(node::exits()),
         Some("inside-node-known") => runtime().block_on(node::known(arguments)),
         Some("inside-cri") => runtime().block_on(cri::calls(arguments)),
+        Some("inside-cri-cost") => runtime().block_on(cri::cost(arguments)),
         Some("inside-cri-fill") => runtime().block_on(cri::fill(arguments)),
         Some("inside-images") => runtime().block_on(images::calls(arguments)),
         Some("inside-cri-found") => runtime().block_on(cri::found(arguments)),
