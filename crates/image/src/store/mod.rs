@@ -209,7 +209,8 @@ impl Store {
                 outcome = Err(error);
             }
         }
-        outcome.and(self.disk.sync_layer_records())
+        let recorded = self.disk.sync_layer_records();
+        outcome.and(recorded)
     }
 
     /// The lock is held: a layer that is being removed must not get its record back.
