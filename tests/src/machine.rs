@@ -148,8 +148,8 @@ pub fn processor_time(daemon: u32, instance: &str) -> Duration {
 
 /// Microseconds, of a group's `cpu.stat`.
 fn usage(stat: &std::io::Result<String>) -> u64 {
-    let lines = stat.as_deref().unwrap_or_default().lines();
-    lines.filter_map(|line| line.strip_prefix("usage_usec ")?.parse().ok()).next().unwrap_or(0)
+    let mut lines = stat.as_deref().unwrap_or_default().lines();
+    lines.find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok()).unwrap_or(0)
 }
 
 fn first_number(path: &Path) -> u64 {
