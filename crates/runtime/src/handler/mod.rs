@@ -51,12 +51,12 @@ impl Handlers {
         }
         let no_stage = make_stage(stage)?;
         let open = |config: &HandlerConfig| {
-            let state = run_dir.join("oci").join(&config.name);
-            crate::core::make_dir(&state)?;
+            let own = run_dir.join("oci").join(&config.name);
+            crate::core::make_dir(&own)?;
             Ok(Handler {
                 name: config.name.clone(),
                 program: config.program.clone(),
-                state,
+                state: own,
                 no_stage: no_stage.clone(),
                 features: Arc::default(),
             })
@@ -93,8 +93,11 @@ impl Handlers {
 
 /// Asks every handler what it can do, each in a thread of its own: a daemon that restarts serves meanwhile.
 pub(crate) fn probe_all(core: &Core) {
-    for handler in core.handlers.all().iter().cloned() {
-        core.tasks.spawn_blocking(move || drop(handler.features().clone()));
+    for handler in core.handlers.all() {
+        let handler = handler.clone();
+        core.tasks.spawn_blocking(move || {
+            handler.features();
+        });
     }
 }
 
@@ -105,7 +108,9 @@ pub(crate) async fn probed(core: &Arc<Core>) -> Result<()> {
     }
     let core = Arc::clone(core);
     crate::core::blocking(move || {
-        core.handlers.all.iter().for_each(|handler| drop(handler.features().clone()));
+        for handler in core.handlers.all() {
+            handler.features();
+        }
         Ok(())
     })
     .await
