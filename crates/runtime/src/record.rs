@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use cri::v1::{ContainerConfig, PodSandboxConfig};
 use image::ImageConfig;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -158,9 +159,23 @@ pub(crate) fn save<T: Serialize>(directory: &Path, record: &T) -> Result<(), Rec
         let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
         let temporary = directory.join(format!(".{FILE}"));
         fs::write(&temporary, bytes)?;
-        fs::rename(&temporary, &path)
+        put(&temporary, &path)
     };
     write().map_err(|source| RecordError::Write { path: path.clone(), source })
+}
+
+/// Puts a new record in the place of the one before. The two change places and the old one goes: over a rename onto a file
+/// that exists, ext4 (`auto_da_alloc`) writes the new one to the disk at once, which no record needs.
+fn put(new: &Path, place: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
+        Ok(()) => {
+            // What stays is written over by the next one.
+            let _ = fs::remove_file(new);
+            Ok(())
+        }
+        // The first record, or a file system without this call.
+        Err(_) => fs::rename(new, place),
+    }
 }
 
 /// Reads the record in `directory`; `None` when there is none yet.
@@ -201,6 +216,10 @@ mod tests {
         assert_eq!(load::<SandboxRecord>(directory.path()).unwrap(), None);
         save(directory.path(), &sandbox()).unwrap();
         assert_eq!(load(directory.path()).unwrap(), Some(sandbox()));
+        let next = SandboxRecord { phase: SandboxPhase::Ready, ..sandbox() };
+        save(directory.path(), &next).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(next));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the one before is gone");
     }
 
     #[test]
