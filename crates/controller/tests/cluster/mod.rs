@@ -51,11 +51,16 @@ impl Cluster {
 
     /// The server alone.
     pub(crate) async fn without_controllers() -> Self {
+        Self::advertising("127.0.0.1").await
+    }
+
+    /// The server alone, which says that it is reached at another address.
+    pub(crate) async fn advertising(address: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let shutdown = CancellationToken::new();
         let config = ApiServerConfig {
             secure_listen: "127.0.0.1:0".parse().unwrap(),
-            advertise: vec!["127.0.0.1".parse().unwrap()],
+            advertise: vec![address.parse().unwrap()],
             names: Vec::new(),
             service_ip: "10.96.0.1".parse().unwrap(),
             feature_gates: api::feature::Gates::default(),
