@@ -163,9 +163,12 @@ impl Drop for Running {
     }
 }
 
-/// What goes on until it is ended: a watch, a forwarded port, a proxy; and files that are copied.
+/// The server's version; what goes on until it is ended: a watch, a forwarded port, a proxy; and files that are copied.
 fn go_on(program: &Program) {
     let cluster = cluster(program);
+    let versions = cluster.ok(&["version"]);
+    let server = versions.lines().find(|line| line.starts_with("Server Version: ")).unwrap();
+    assert!(server.contains("v1.36."), "{versions}");
     let mut watching = Running::new(&cluster, &["get", "configmaps", "-w", "--no-headers"]);
     cluster.ok(&["create", "configmap", "seen"]);
     assert!(watching.line().starts_with("seen   0"), "a watch");
