@@ -29,8 +29,8 @@ const KILLS: usize = 5;
 const WRITES: usize = 120;
 /// The controllers, each with a field of its own in every copy.
 const MANAGERS: [&str; 2] = ["one", "two"];
-/// For each thing that is waited for. Controllers wait up to half a minute by themselves after many errors.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// For each thing that is waited for. After many errors kube's controllers wait up to a minute before each new try.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))

@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use apiserver::STORE_FILE;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use tokio::io::{AsyncBufReadExt as _, BufReader, copy_bidirectional};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +30,17 @@ pub(crate) fn serve_until_killed() {
     });
 }
 
+/// The process of a server.
+struct Process {
+    child: Child,
+    /// It ends when it cannot say that it has been running for over a minute.
+    _says: Lines<BufReader<ChildStdout>>,
+}
+
 /// The server that is killed.
 pub(crate) struct Server {
     directory: tempfile::TempDir,
-    process: Child,
+    process: Process,
     /// Where clients find it.
     address: SocketAddr,
     /// Where it is now; `None` while it is dead.
@@ -79,26 +86,26 @@ impl Server {
     }
 
     async fn kill(&mut self) {
-        self.process.kill().await.unwrap();
+        self.process.child.kill().await.unwrap();
         self.target.send_replace(None);
         self.log.read(&self.directory.path().join(STORE_FILE)).await;
     }
 }
 
 /// Starts the process, and waits until it serves.
-async fn spawn(directory: &tempfile::TempDir) -> (Child, SocketAddr) {
-    let mut process = Command::new(std::env::current_exe().unwrap())
+async fn spawn(directory: &tempfile::TempDir) -> (Process, SocketAddr) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "an_api_server_until_killed", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory.path())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     loop {
         let line = lines.next_line().await.unwrap().unwrap();
         if let Some((_, address)) = line.split_once(LISTENING) {
-            return (process, address.parse().unwrap());
+            return (Process { child, _says: lines }, address.parse().unwrap());
         }
     }
 }
