@@ -26,7 +26,9 @@ pub(crate) fn serve_until_killed() {
         let server = apiserver::start(config, CancellationToken::new()).await.unwrap();
         std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{LISTENING}{}\n", server.address()))
             .unwrap();
-        std::future::pending::<()>().await;
+        // Its input ends when the test is gone.
+        let _ =
+            tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await;
     });
 }
 
@@ -97,6 +99,7 @@ async fn spawn(directory: &tempfile::TempDir) -> (Process, SocketAddr) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "an_api_server_until_killed", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory.path())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
