@@ -133,7 +133,7 @@ spec:
 POD
 }
 pod usual "" 'trap "exit 0" TERM; while :; do sleep 1; done'
-pod critical "priorityClassName: system-node-critical" 'trap "while [ ! -e /tmp/enough ]; do sleep 1; done; exit 0" TERM; while :; do sleep 1; done'
+pod critical "priorityClassName: system-node-critical" 'trap "while [ ! -e /enough ]; do sleep 1; done; exit 0" TERM; while :; do sleep 1; done'
 kubectl -n kube-system wait --for=condition=Ready --timeout=300s pod/usual pod/critical || fail "the Pods are Ready"
 systemctl poweroff || fail "systemctl poweroff"
 kubectl wait --for=condition=Ready=false node --all --timeout=100s || fail "the node is not ready in a shutdown"
@@ -146,5 +146,6 @@ pod late "nodeName: $(kubectl get node -o 'jsonpath={.items[0].metadata.name}')"
 kubectl -n kube-system wait --for=jsonpath='{.status.reason}'=NodeShutdown --timeout=60s pod/late || fail "a new Pod is refused"
 if [ $failed = 0 ]; then echo "vm: all passed"; else journalctl -u kakoi --no-pager | tail -n 80; fi
 journalctl -f -u kakoi -n 0 | sed -n '/the shutdown goes on/s/.*/vm: the machine is let go/p' &
-touch "/proc/$(pgrep -f '^sh -c trap "while' | head -n 1)/root/tmp/enough"
+# Into the critical Pod's own root.
+(cd "/proc/$(pgrep -f '^sh -c trap "while' | head -n 1)/root" && touch enough)
 sleep infinity

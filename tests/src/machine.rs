@@ -134,7 +134,7 @@ pub fn shims(instance: &str) -> Vec<u32> {
 }
 
 /// The processor time that a process's threads and the control groups of an instance have had: its daemon, its shims, and
-/// all that they started. What the kernel does elsewhere for them is not in it.
+/// all that they started. What the kernel does elsewhere for them is not in it, nor what a thread had that has ended since.
 pub fn processor_time(daemon: u32, instance: &str) -> Duration {
     let tasks = PathBuf::from(format!("/proc/{daemon}/task"));
     let of_task = |id: &String| first_number(&tasks.join(id).join("schedstat"));
