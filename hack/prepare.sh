@@ -55,7 +55,10 @@ fetch() { # RELEASE PACKAGE
     "$(dirname "$0")/debian/fetch.sh" "$1" "$kubectls/$1.new" "$2" && mv "$kubectls/$1.new" "$kubectls/$1"
 }
 if [ "$want" = test ]; then
-    fetch bookworm kubernetes-client
+    fetch bookworm kubernetes-client || {
+        echo "prepare: Debian 12's kubectl could not be fetched from this machine's mirror; see above, and run it again" >&2
+        exit 1
+    }
     # sid may be without it for a time. Then its session alone is left out, and says why.
     rm -f "$kubectls/sid.missing"
     fetch sid kubectl || echo "Debian sid's kubectl could not be fetched at $(date -u +%FT%TZ)" | tee "$kubectls/sid.missing" >&2
