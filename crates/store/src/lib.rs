@@ -7,9 +7,11 @@
 
 mod embedded;
 mod error;
+mod packed;
 mod restore;
 mod snapshot;
 mod table;
+mod upgrade;
 mod writer;
 
 use std::future::Future;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::embedded::Shared;
+use crate::packed::{pack, unpack};
 use crate::table::{self, CEILING, CLEAN, CURRENT, FLOOR, GAPS, LOG, LogRow, META, REVISION};
 use crate::{
     After, Change, CommitError, Durability, Entry, Expect, FollowError, Op, Revision, Sink, StoreError,
@@ -27,13 +28,29 @@ const COMPACT_ROWS: usize = 4096;
 
 /// What the thread is asked to do.
 pub(crate) enum Command {
-    Write { write: Write, answer: oneshot::Sender<Result<Revision, CommitError>> },
+    Write { write: Packed, answer: oneshot::Sender<Result<Revision, CommitError>> },
     Follow { after: Revision, sink: Box<dyn Sink>, answer: oneshot::Sender<Result<(), FollowError>> },
     Compact { revision: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
     Close { answer: oneshot::Sender<()> },
 }
 
-type Waiting = (Write, oneshot::Sender<Result<Revision, CommitError>>);
+/// A write, and what the file shall have for its value: packed by whoever wants it, not by the one thread that writes.
+pub(crate) struct Packed {
+    write: Write,
+    stored: Vec<u8>,
+}
+
+impl Packed {
+    pub(crate) fn new(write: Write) -> Self {
+        let stored = match &write.op {
+            Op::Put(value) => pack(value),
+            Op::Delete => Vec::new(),
+        };
+        Self { write, stored }
+    }
+}
+
+type Waiting = (Packed, oneshot::Sender<Result<Revision, CommitError>>);
 
 /// The thread's state.
 pub(crate) struct Writer {
@@ -185,7 +202,7 @@ impl Writer {
     #[expect(clippy::type_complexity, reason = "one use, and the names of the parts say it")]
     fn transact(
         &mut self,
-        writes: Vec<Write>,
+        writes: Vec<Packed>,
     ) -> Result<(Vec<Result<Revision, CommitError>>, Vec<Change>), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         let mut revision = self.revision;
@@ -196,7 +213,7 @@ impl Writer {
             let mut current = transaction.open_table(CURRENT)?;
             let mut log = transaction.open_table(LOG)?;
             for write in writes {
-                let durability = write.durability;
+                let durability = write.write.durability;
                 match apply(&mut current, &mut log, write, revision + 1)? {
                     Applied::Changed(change) => {
                         revision = change.revision;
@@ -356,22 +373,26 @@ enum Applied {
 fn apply(
     current: &mut Table<'_, &'static str, (u64, &'static [u8])>,
     log: &mut Table<'_, u64, LogRow>,
-    write: Write,
+    Packed { write, stored }: Packed,
     revision: Revision,
 ) -> Result<Applied, redb::Error> {
     let key = write.key.as_str();
-    let before = table::entry(current, key)?;
+    // The log takes the value that is replaced as it lies there.
+    let before = current.get(key)?.map(|row| {
+        let (revision, value) = row.value();
+        (revision, value.to_vec())
+    });
     let expected = match write.expect {
         Expect::Absent => before.is_none(),
-        Expect::Revision(revision) => before.as_ref().is_some_and(|entry| entry.revision == revision),
+        Expect::Revision(revision) => before.as_ref().is_some_and(|(found, _)| *found == revision),
         Expect::Any => true,
     };
     if !expected {
-        return Ok(Applied::Conflict(before));
+        return Ok(Applied::Conflict(table::entry(current, key)?));
     }
     let after = match write.op {
         Op::Put(value) => {
-            current.insert(key, (revision, value.as_ref()))?;
+            current.insert(key, (revision, stored.as_slice()))?;
             After::Value(value)
         }
         Op::Delete if before.is_none() => return Ok(Applied::Unchanged),
@@ -380,9 +401,11 @@ fn apply(
             After::Removed
         }
     };
-    let previous = before.map(|entry| (entry.revision, entry.value));
-    let (previous_revision, previous_value) =
-        previous.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value.as_ref()));
-    log.insert(revision, (u8::from(after == After::Removed), key, previous_revision, previous_value))?;
+    let (replaced, value) = before.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value));
+    log.insert(revision, (u8::from(after == After::Removed), key, replaced, value))?;
+    let previous = match before {
+        Some((revision, value)) => Some((revision, unpack(&value)?)),
+        None => None,
+    };
     Ok(Applied::Changed(Change { revision, key: Arc::from(key), after, previous }))
 }
