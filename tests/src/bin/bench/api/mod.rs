@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use client::Connection;
 use server::Server;
@@ -22,6 +23,8 @@ use crate::report;
 const PODS: usize = 10_000;
 /// The size of each as JSON, about, in bytes.
 const POD_SIZE: usize = 4096;
+/// Environment variables of each.
+const SETTINGS: usize = 12;
 /// How often a list is asked for, and the server started.
 const RUNS: usize = 30;
 /// Changes of a Pod's status whose CPU time is counted.
@@ -50,15 +53,36 @@ fn size(what: &str, server: &Server, bound: &str) {
     println!("{what:<55} {:>8} kB resident (bound {bound})", server.resident());
 }
 
-/// A Pod as a workload makes it: a small container, and annotations up to the size.
+/// A Pod as `kubectl apply` makes it: a small container with settings, what was applied as an annotation, and up to the
+/// size another one whose text has nothing to compress.
 fn pod(name: &str) -> Value {
     let mut pod = crate::pods::pod(name, false);
-    let pad = POD_SIZE.saturating_sub(pod.to_string().len());
-    if let Some(metadata) = pod.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-        metadata.insert("labels".to_owned(), json!({"app": "bench", "tier": "none"}));
-        metadata.insert("annotations".to_owned(), json!({"bench/pad": "x".repeat(pad)}));
-    }
+    pod["metadata"]["labels"] = json!({"app": "bench", "tier": "none"});
+    let setting = |number| {
+        let value = digits(&format!("{name} {number}"), 32);
+        json!({"name": format!("SETTING_{number}"), "value": value})
+    };
+    pod["spec"]["containers"][0]["env"] = (0..SETTINGS).map(setting).collect();
+    let applied = pod.to_string();
+    pod["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": applied});
+    let missing = POD_SIZE.saturating_sub(pod.to_string().len());
+    pod["metadata"]["annotations"]["bench/pad"] = digits(name, missing).into();
     pod
+}
+
+/// So many hexadecimal digits, others for each seed.
+fn digits(seed: &str, count: usize) -> String {
+    let mut digits = String::new();
+    for block in 0.. {
+        if digits.len() >= count {
+            break;
+        }
+        for byte in Sha256::digest(format!("{seed} {block}")) {
+            digits.push_str(&format!("{byte:02x}"));
+        }
+    }
+    digits.truncate(count);
+    digits
 }
 
 /// A list is made while the client takes it, so two numbers tell of it: the CPU time of the server, with encryption and
