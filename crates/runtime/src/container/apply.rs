@@ -9,7 +9,7 @@ use sys::mount::{Attributes, BindPlan, OverlayPlan, Upper};
 
 use super::image_mount;
 use super::plan::{Access, Bind, Propagation, Seccomp, Source};
-use crate::core::Core;
+use crate::core::{Core, make_dir, remove_tree};
 use crate::error::{Error, Result};
 use crate::record::ContainerRecord;
 use crate::state::Sandbox;
@@ -34,6 +34,15 @@ pub(crate) fn rootfs(core: &Core, sandbox: &Sandbox, record: &ContainerRecord) -
     made.map_err(|error| {
         Error::failed(format!("make the root filesystem of image {}", record.image.name), error)
     })
+}
+
+/// Makes the root filesystem of a container that had one, which nobody holds any more: what the kernel keeps of it keeps a
+/// second one from being made.
+pub(crate) fn rootfs_again(core: &Core, sandbox: &Sandbox, record: &ContainerRecord) -> Result<OwnedFd> {
+    let work = core.container_dir(&record.id).join(WORK);
+    remove_tree(&work)?;
+    make_dir(&work)?;
+    rootfs(core, sandbox, record)
 }
 
 /// The Pod's user namespace, where it has one.

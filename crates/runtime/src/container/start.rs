@@ -164,7 +164,7 @@ fn hand_over(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<()
 /// The root filesystem that `CreateContainer` made; made again when the daemon has been restarted since.
 fn take_rootfs(core: &Core, sandbox: &Sandbox, container: &Container) -> Result<OwnedFd> {
     let made = lock(&container.rootfs).take();
-    made.map_or_else(|| apply::rootfs(core, sandbox, &container.record()), Ok)
+    made.map_or_else(|| apply::rootfs_again(core, sandbox, &container.record()), Ok)
 }
 
 fn running(container: &Container, started: &Started) -> Result<()> {

@@ -4,14 +4,17 @@ use super::{Attributes, Change, Propagation, change, clone_path, context_log, in
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+/// The option of a mount that is not synced.
+const VOLATILE: &str = "volatile";
 
 /// A root filesystem to make.
 #[derive(Debug)]
@@ -26,12 +29,14 @@ pub struct OverlayPlan<'a> {
     pub id_mapping: Option<BorrowedFd<'a>>,
 }
 
-/// Where changes go.
+/// Where changes go. They last as long as the mount is wanted and not longer: the mount is `volatile` (Linux 5.10), so that
+/// its end does not write the whole of the upper file system to the disk (a container's last process would wait for that
+/// in its exit), nor does an fsync in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Upper<'a> {
     /// Upper directory.
     pub upper: &'a Path,
-    /// Work directory on the same filesystem, empty.
+    /// Work directory on the same filesystem, empty: the kernel refuses one that a volatile mount has had.
     pub work: &'a Path,
 }
 
@@ -165,6 +170,7 @@ fn by_descriptors(plan: &OverlayPlan<'_>, names: &[&Path], layers: &OwnedFd) -> 
     if let Some(Upper { upper, work }) = plan.upper {
         fsconfig_set_fd(&context, "upperdir", open_directory(rustix::fs::CWD, upper)?)?;
         fsconfig_set_fd(&context, "workdir", open_directory(rustix::fs::CWD, work)?)?;
+        fsconfig_set_flag(&context, VOLATILE)?;
     }
     fsconfig_set_string(&context, "source", "overlay")?;
     fsconfig_create(&context)?;
@@ -201,6 +207,8 @@ fn option_string(plan: &OverlayPlan<'_>, names: &[&Path]) -> Option<CString> {
         options.extend(escape(upper));
         options.extend(b",workdir=");
         options.extend(escape(work));
+        options.push(b',');
+        options.extend(VOLATILE.bytes());
     }
     CString::new(options).ok().filter(|options| options.as_bytes().len() < 4096)
 }
@@ -231,37 +239,36 @@ mod tests {
         let layers = [PathBuf::from("/layers/base"), PathBuf::from("/layers/to,p")];
         let plan = plan(&layers);
         let options = option_string(&plan, &layer_names(&plan).unwrap()).unwrap();
-        assert_eq!(options.to_str().unwrap(), r"lowerdir=to\,p:base,upperdir=/u\:1,workdir=/w");
+        assert_eq!(options.to_str().unwrap(), r"lowerdir=to\,p:base,upperdir=/u\:1,workdir=/w,volatile");
     }
+
+    type Made = Result<OwnedFd, OverlayError>;
 
     #[test]
     fn kernels_without_layer_descriptors_get_the_same_file_system() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        for name in ["layers/low", "layers/high", "upper", "work"] {
+        for name in ["layers/low", "layers/high", "upper1", "work1", "upper2", "work2"] {
             std::fs::create_dir_all(path(name)).unwrap();
         }
         for (file, text) in [("low/a", "low"), ("low/b", "low"), ("high/b", "high")] {
             std::fs::write(path("layers").join(file), text).unwrap();
         }
-        let (layers_dir, upper, work) = (path("layers"), path("upper"), path("work"));
+        let layers_dir = path("layers");
         let layers = [layers_dir.join("low"), layers_dir.join("high")];
         let block = [crate::idmap::IdMapping { container_id: 0, host_id: 131_072, size: 65_536 }];
         let users = crate::idmap::namespace_with(&block, &block).expect("needs root");
-        let plan = OverlayPlan {
-            layers_dir: &layers_dir,
-            layers: &layers,
-            upper: Some(Upper { upper: &upper, work: &work }),
-            id_mapping: Some(users.as_fd()),
+        let id_mapping = Some(users.as_fd());
+        let older = |plan: &OverlayPlan<'_>| {
+            let clone = clone_layers(plan.layers_dir, plan.id_mapping).unwrap();
+            by_strings(plan, &layer_names(plan).unwrap(), &clone)
         };
-        for mount in [
-            by_strings(
-                &plan,
-                &layer_names(&plan).unwrap(),
-                &clone_layers(&layers_dir, plan.id_mapping).unwrap(),
-            ),
-            overlay(&plan),
-        ] {
+        let ways: [&dyn Fn(&OverlayPlan<'_>) -> Made; 2] = [&older, &overlay];
+        for (number, make) in (1..).zip(ways) {
+            let (upper, work) = (path(&format!("upper{number}")), path(&format!("work{number}")));
+            let upper = Some(Upper { upper: &upper, work: &work });
+            let mount = make(&OverlayPlan { layers_dir: &layers_dir, layers: &layers, upper, id_mapping });
+            assert!(work.join("work/incompat/volatile").exists(), "it is not synced");
             let mount = mount.unwrap();
             let read = |name| {
                 let file = openat(&mount, name, OFlags::RDONLY, Mode::empty()).unwrap();
