@@ -6,7 +6,7 @@
 //! loss no sandbox runs, so a record then only says which directories to remove.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -158,24 +158,26 @@ pub(crate) fn save<T: Serialize>(directory: &Path, record: &T) -> Result<(), Rec
     let write = || {
         let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
         let temporary = directory.join(format!(".{FILE}"));
-        fs::write(&temporary, bytes)?;
+        write_over(&temporary, &bytes)?;
         put(&temporary, &path)
     };
     write().map_err(|source| RecordError::Write { path: path.clone(), source })
 }
 
-/// Puts a new record in the place of the one before. The two change places and the old one goes: over a rename onto a file
-/// that exists, ext4 (`auto_da_alloc`) writes the new one to the disk at once, which no record needs.
+/// Writes a file whole in the place of what it was. Not truncated first: at the end of such a write ext4 (`auto_da_alloc`)
+/// waits for the disk, which no record needs.
+fn write_over(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    let length = bytes.len() as u64;
+    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+}
+
+/// Puts a new record in the place of the one before. The two change places, and the old one stays to be written over: a
+/// rename onto a file that exists would wait for the disk too, and a removal does where the disk discards what is freed.
 fn put(new: &Path, place: &Path) -> io::Result<()> {
-    match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
-        Ok(()) => {
-            // What stays is written over by the next one.
-            let _ = fs::remove_file(new);
-            Ok(())
-        }
-        // The first record, or a file system without this call.
-        Err(_) => fs::rename(new, place),
-    }
+    // The first record, or a file system without this call.
+    renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE).or_else(|_| fs::rename(new, place))
 }
 
 /// Reads the record in `directory`; `None` when there is none yet.
@@ -219,7 +221,9 @@ mod tests {
         let next = SandboxRecord { phase: SandboxPhase::Ready, ..sandbox() };
         save(directory.path(), &next).unwrap();
         assert_eq!(load(directory.path()).unwrap(), Some(next));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the one before is gone");
+        let short = SandboxRecord { id: String::new(), addresses: Vec::new(), ..sandbox() };
+        save(directory.path(), &short).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(short), "nothing of a longer one shows");
     }
 
     #[test]
