@@ -30,6 +30,8 @@ pub(crate) struct Core {
     /// OCI runtimes beside the built-in handler.
     pub(crate) handlers: crate::handler::Handlers,
     pub(crate) cgroups: crate::cgroup::Cgroups,
+    /// Directories that are removed behind the answer.
+    pub(crate) trash: crate::trash::Trash,
     /// Compiled seccomp profiles.
     pub(crate) profiles: sys::seccomp::Profiles,
     pub(crate) features: Features,

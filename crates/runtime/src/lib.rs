@@ -31,6 +31,7 @@ mod service;
 mod state;
 mod stats;
 mod streaming;
+mod trash;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -99,6 +100,7 @@ impl Runtime {
         recover::recover(&core).await.map_err(|error| StartError::Prepare(error.to_string()))?;
         reconcile(&core).await;
         core.tasks.spawn(streaming::serve(Arc::clone(&core), listener));
+        core.tasks.spawn(trash::serve(Arc::clone(&core)));
         Ok(Self { core })
     }
 
@@ -153,9 +155,10 @@ impl Runtime {
                 first.get_or_insert_with(|| error.to_string());
             }
         }
-        let cgroups = self.core.cgroups.clone();
+        let core = Arc::clone(&self.core);
         let slices = core::blocking(move || {
-            cgroups.stop_empty_slices(&records);
+            core.cgroups.stop_empty_slices(&records);
+            core.trash.empty();
             Ok(())
         });
         // It says itself what it could not do.
@@ -187,6 +190,7 @@ fn prepare(
     for directory in directories {
         make_dir(&directory).map_err(|error| failed(&error))?;
     }
+    let trash = trash::Trash::open(&[&config.state_dir, &config.run_dir]).map_err(|error| failed(&error))?;
     let features = Features::probe(&Probe {
         state_dir: &config.state_dir,
         layers_dir: &config.images.layers_dir(),
@@ -205,6 +209,7 @@ fn prepare(
         launcher,
         handlers,
         cgroups,
+        trash,
         profiles: sys::seccomp::Profiles::new(),
         features,
         streaming,

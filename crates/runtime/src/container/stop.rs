@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cri::v1::ContainerEventType;
 
-use crate::core::{Core, blocking, remove_tree};
+use crate::core::{Core, blocking};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
 use crate::handler;
@@ -85,7 +85,7 @@ fn erase(core: &Core, sandbox: Option<&Sandbox>, container: &Container) -> Resul
         handler::forget(core, &sandbox.record().handler, &container.id)?;
         core.cgroups.remove(&super::cgroup_path(core, &sandbox.record(), &container.id))?;
     }
-    remove_tree(&container.directory().join(super::apply::UPPER))?;
+    core.trash.discard(&container.directory().join(super::apply::UPPER))?;
     core.config.crash.reached(CrashPoint::ContainerFilesRemoved)?;
-    remove_tree(container.directory())
+    core.trash.discard(container.directory())
 }

@@ -9,7 +9,7 @@ use cri::v1::ContainerEventType;
 use futures::future::join_all;
 
 use crate::container;
-use crate::core::{Core, blocking, remove_tree};
+use crate::core::{Core, blocking};
 use crate::crash::CrashPoint;
 use crate::error::{Error, Result};
 use crate::process::signal;
@@ -151,8 +151,8 @@ async fn erase(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let (core, sandbox) = (Arc::clone(core), Arc::clone(sandbox));
     blocking(move || {
         core.cgroups.remove_own_parent(&sandbox.record());
-        remove_tree(&core.shim_dir(&sandbox.id))?;
-        remove_tree(sandbox.directory())
+        core.trash.discard(&core.shim_dir(&sandbox.id))?;
+        core.trash.discard(sandbox.directory())
     })
     .await
 }

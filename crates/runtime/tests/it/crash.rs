@@ -139,6 +139,11 @@ pub(crate) fn assert_no_records(machine: &Machine, point: CrashPoint) {
         let left = std::fs::read_dir(machine.path().join(directory)).unwrap().count();
         assert_eq!(left, 0, "{point:?}: {left} left in {directory}");
     }
+    for directory in ["containers/removed", "run/removed"] {
+        let directory = machine.path().join(directory);
+        let is_empty = || std::fs::read_dir(&directory).unwrap().count() == 0;
+        wait_until(&format!("{point:?}: what was removed is gone from {}", directory.display()), is_empty);
+    }
 }
 
 #[test]
