@@ -4,6 +4,7 @@
 //! The format: `linux/netfilter/nfnetlink.h` and `nf_tables.h`; integers of attributes are big-endian.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -32,19 +33,35 @@ pub(crate) struct Element<'a> {
     pub(crate) key: Vec<u8>,
 }
 
-/// Adds elements, all or none; those that are there already stay.
-///
-/// # Errors
-/// `ENOENT` when the table or the set is not there.
-pub(crate) fn add(elements: &[Element<'_>]) -> io::Result<()> {
-    send(&batch(NEW_ELEMENT, FLAG_CREATE, elements), elements.len())
-}
+/// One socket for all transactions, of the network namespace of the thread that needs it first. The kernel lets the end of
+/// such a socket wait until what was deleted last is freed, some 10 ms.
+#[derive(Debug, Default)]
+pub(crate) struct Nfnetlink(Mutex<Option<Socket>>);
 
-/// Deletes elements, all or none; that they, the set or the table are not there is fine.
-pub(crate) fn delete(elements: &[Element<'_>]) -> io::Result<()> {
-    match send(&batch(DELETE_ELEMENT, 0, elements), elements.len()) {
-        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
-        other => other,
+impl Nfnetlink {
+    /// Adds elements, all or none; those that are there already stay.
+    ///
+    /// # Errors
+    /// `ENOENT` when the table or the set is not there.
+    pub(crate) fn add(&self, elements: &[Element<'_>]) -> io::Result<()> {
+        self.transact(&batch(NEW_ELEMENT, FLAG_CREATE, elements), elements.len())
+    }
+
+    /// Deletes elements, all or none; that they, the set or the table are not there is fine.
+    pub(crate) fn delete(&self, elements: &[Element<'_>]) -> io::Result<()> {
+        match self.transact(&batch(DELETE_ELEMENT, 0, elements), elements.len()) {
+            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn transact(&self, batch: &[u8], count: usize) -> io::Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = held.take().map_or_else(open, Ok)?;
+        let outcome = send(&socket, batch, count);
+        // After an error more answers may come, which the next transaction would take for its own.
+        *held = outcome.is_ok().then_some(socket);
+        outcome
     }
 }
 
@@ -110,11 +127,15 @@ fn number(bytes: &mut [u8]) {
     }
 }
 
-/// Sends a batch and waits for the answer to each of its `count` elements, or for the first error.
-fn send(batch: &[u8], count: usize) -> io::Result<()> {
+fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// Sends a batch and waits for the answer to each of its `count` elements, or for the first error.
+fn send(socket: &Socket, batch: &[u8], count: usize) -> io::Result<()> {
     socket.send(batch, 0)?;
     let mut answered = 0;
     while answered < count {

@@ -15,12 +15,13 @@ use crate::forwarding::Forwarding;
 use crate::guard::Guard;
 use crate::link::{Link, Veth};
 use crate::netlink::Netlink;
+use crate::nfnetlink::Nfnetlink;
 use crate::nft::Nft;
 use crate::pod::{self, Place, PodSide, mac_of};
 use crate::port::PortMapping;
 use crate::record::{Record, Records, check_identifier};
 use crate::ruleset::Rules;
-use crate::{NetworkConfig, alias, from_alias, host_link, nfnetlink};
+use crate::{NetworkConfig, alias, from_alias, host_link};
 
 /// The MTU when no default route names an uplink.
 const DEFAULT_MTU: u32 = 1500;
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     /// One of each family.
     forwarding: Vec<Forwarding>,
     nft: Nft,
+    /// Puts single elements into the rules and takes them out.
+    elements: Nfnetlink,
     records: Records,
     state: Mutex<State>,
     /// One lock for each sandbox that is being attached or detached.
@@ -87,7 +90,7 @@ impl Node {
         };
         let pools = config.pod_cidrs.iter().map(pool).collect();
         let state = Mutex::new(State { pools, sandboxes });
-        let (nft, busy) = (Nft::default(), Mutex::default());
+        let (nft, elements, busy) = (Nft::default(), Nfnetlink::default(), Mutex::default());
         let is_guarded = AtomicBool::new(false);
         let node = Self {
             config,
@@ -100,6 +103,7 @@ impl Node {
             is_guarded,
             forwarding,
             nft,
+            elements,
             records,
             state,
             busy,
@@ -273,7 +277,7 @@ impl Node {
         if !self.is_guarded() {
             return Ok(());
         }
-        match nfnetlink::add(&self.guard.elements_of(link, addresses)) {
+        match self.elements.add(&self.guard.elements_of(link, addresses)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.apply_rules(),
             other => other.map_err(NetworkError::kernel(format!("open the bridge to the link {link}"))),
         }
@@ -303,7 +307,8 @@ impl Node {
         self.remove_link(&name)?;
         let Some(record) = self.without_ports(id) else { return self.records.remove(id) };
         let elements = self.guard.elements_of(&name, &record.addresses);
-        nfnetlink::delete(&elements)
+        self.elements
+            .delete(&elements)
             .map_err(NetworkError::kernel(format!("close the bridge to sandbox {id}")))
             .inspect_err(|_| self.put_back(id, &record))?;
         if !record.ports.is_empty() {

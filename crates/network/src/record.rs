@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
 use crate::port::PortMapping;
+
+/// Characters of the longest address: each has a line of this length.
+const ADDRESS: usize = 39;
 
 /// What one sandbox has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,10 +90,12 @@ impl Records {
         text.lines().filter_map(|line| line.trim().parse().ok()).collect()
     }
 
-    /// Remembers the addresses given out last. Losing them costs only the order.
+    /// Remembers the addresses given out last. Losing them costs only the order, so they are written over in place: a
+    /// rename onto a file that exists waits for the disk on ext4 (`auto_da_alloc`), with each Pod that comes.
     pub(crate) fn write_cursors(&self, addresses: &[IpAddr]) {
-        let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        if let Err(error) = replace(&self.cursor, lines.join("\n").as_bytes()) {
+        let lines: Vec<String> = addresses.iter().map(|address| format!("{address:<ADDRESS$}\n")).collect();
+        let file = fs::File::options().write(true).create(true).truncate(false).open(&self.cursor);
+        if let Err(error) = file.and_then(|mut file| file.write_all(lines.concat().as_bytes())) {
             tracing::debug!(%error, "the cursor of Pod addresses was not saved");
         }
     }
@@ -151,6 +156,22 @@ mod tests {
         again.remove("one").unwrap();
         again.remove("one").unwrap();
         assert!(again.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_shows_of_the_cursors_before() {
+        let state = tempfile::tempdir().unwrap();
+        let records = Records::open(state.path()).unwrap();
+        assert!(records.cursors().is_empty());
+        let long: IpAddr = "fd85:1111:2222:3333:4444:5555:6666:7777".parse().unwrap();
+        let cases = [
+            ["10.85.255.254".parse().unwrap(), long],
+            ["10.85.0.2".parse().unwrap(), "fd85::2".parse().unwrap()],
+        ];
+        for addresses in cases {
+            records.write_cursors(&addresses);
+            assert_eq!(records.cursors(), addresses);
+        }
     }
 
     #[test]
