@@ -175,8 +175,12 @@ pub fn raise_permitted() -> io::Result<()> {
 /// # Errors
 /// The kernel's answer; needs `CAP_SETPCAP`.
 pub fn limit_bounding(keep: u64) -> io::Result<()> {
-    for number in (0_u64..64).filter(|number| all_mask() & !keep & (1 << number) != 0) {
-        prctl(libc::PR_CAPBSET_DROP, number, 0)?;
+    for number in (0_u64..64).filter(|number| keep & (1 << number) == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, number, 0) {
+            // The kernel knows none from here on.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            dropped => dropped?,
+        }
     }
     Ok(())
 }
