@@ -275,30 +275,12 @@ pub(crate) async fn calls(arguments: &[String]) {
     }
     compare(&mut peers);
     for peer in &mut peers {
-        let before = busy();
-        for _ in 0..ROUNDS {
-            peer.first_of_its_map().await;
-        }
-        let each = busy().saturating_sub(before) * 10 / u64::try_from(ROUNDS).unwrap_or(1);
-        println!("{:<55} {each:>8} ms", format!("the machine's CPU time for a Pod's life: {}", peer.name));
-    }
-    for peer in &mut peers {
         let rate = peer.many().await;
         println!(
             "{:<55} {rate:>8.1} Pods/s",
             format!("{} Pods, {} at a time: {}", MANY.0, MANY.1, peer.name)
         );
     }
-}
-
-/// What the machine's processors have done, in hundredths of a second: of all that runs, so that it counts on a quiet
-/// machine alone.
-fn busy() -> u64 {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    let numbers: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
-    // User, nice, system; idle and waiting are none; interrupts.
-    numbers.iter().take(3).chain(numbers.iter().skip(5).take(2)).sum()
 }
 
 /// How often the last peer's median fits into the first one's, for a Pod that comes up and for each call after.
