@@ -27,7 +27,14 @@ fn object_changes(old: &Value, new: &Value) -> Map<String, Value> {
             continue;
         }
         let change = match KEYED.iter().find(|(list, _)| list == name) {
-            Some((_, key)) => Value::Array(list_changes(key, before, value)),
+            Some((_, key)) => {
+                let elements = list_changes(key, before, value);
+                // Only the order differs, and the API keeps its own: every Pod would be patched at a restart.
+                if elements.is_empty() {
+                    continue;
+                }
+                Value::Array(elements)
+            }
             None => value.clone(),
         };
         changes.insert(name.clone(), change);
@@ -74,6 +81,12 @@ mod tests {
     #[test]
     fn equal_statuses_need_no_patch() {
         assert_eq!(status_patch("u", &json!({"phase": "Running"}), &json!({"phase": "Running"})), None);
+    }
+
+    #[test]
+    fn another_order_of_conditions_needs_no_patch() {
+        let status = |types: [&str; 2]| json!({"conditions": types.map(|name| json!({"type": name, "status": "True"}))});
+        assert_eq!(status_patch("u", &status(["Ready", "Foreign"]), &status(["Foreign", "Ready"])), None);
     }
 
     #[test]
