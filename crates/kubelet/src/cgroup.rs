@@ -157,15 +157,22 @@ impl PodCgroups {
         match qos_class(pod) {
             QosClass::Guaranteed => Ok(()),
             QosClass::BestEffort => self.share("/besteffort", 0),
-            QosClass::Burstable => {
-                let shares = {
-                    let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
-                    burstable.insert(uid.clone(), values.cpu_shares);
-                    burstable.values().sum()
-                };
-                self.share("/burstable", shares)
-            }
+            QosClass::Burstable => self.share("/burstable", self.sum_with(uid, values.cpu_shares)),
         }
+    }
+
+    /// Counts a Pod that runs already among those that share, so that no other's limits are worked out without it.
+    pub(crate) fn note(&self, uid: &PodUid, pod: &Pod) {
+        if qos_class(pod) == QosClass::Burstable {
+            self.sum_with(uid, cgroup_values(group_amount(pod)).cpu_shares);
+        }
+    }
+
+    /// The shares of all burstable Pods, this one's among them.
+    fn sum_with(&self, uid: &PodUid, shares: i64) -> i64 {
+        let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+        burstable.insert(uid.clone(), shares);
+        burstable.values().sum()
     }
 
     fn make(&self, path: &str, limits: &Limits) -> Result<(), PodCgroupError> {

@@ -31,6 +31,7 @@ use crate::object::cache::ObjectCache;
 use crate::places::Places;
 use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;
+use crate::pod::worker::adopt::Turns;
 use crate::pods::run_pods;
 use crate::registry::Registry;
 use crate::runtime::event::{Wake, follow_events};
@@ -261,6 +262,7 @@ impl Parts {
             memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
             configz: config.configz,
             registry: Registry::default(),
+            turns: Turns::default(),
             shutting_down: shutdown_seen,
             pods_seen: watch::Sender::default(),
             room: tokio::sync::Notify::new(),

@@ -25,6 +25,7 @@ use crate::places::Places;
 use crate::pod::dns::ClusterDns;
 use crate::pod::image::Puller;
 use crate::pod::security::NodeSecurity;
+use crate::pod::worker::adopt::Turns;
 use crate::quantity::Amounts;
 use crate::registry::Registry;
 use crate::runtime::Cri;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     /// The configuration as `/configz` shows it.
     pub(crate) configz: serde_json::Value,
     pub(crate) registry: Registry,
+    /// In which order Pods that were found running are looked after.
+    pub(crate) turns: Turns,
     /// The machine is about to be turned off.
     pub(crate) shutting_down: watch::Receiver<bool>,
     /// What the API has bound here has been seen.

@@ -3,6 +3,7 @@
 //! What wakes it: a new spec, a deletion, a container event, a changed `ConfigMap` or `Secret`, a wait that is over.
 //! Nothing is remembered that could not be found again after a crash, but for back-off times.
 
+pub(crate) mod adopt;
 mod clean;
 mod container;
 mod end;
@@ -27,6 +28,7 @@ use cri::v1;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -137,6 +139,8 @@ pub(crate) struct Worker {
     fetched: BTreeMap<String, LocalImage>,
     /// Volumes may have to show something new.
     is_stale: bool,
+    /// When that is looked at, of a Pod that ran before the node agent began and lacks nothing.
+    turn_at: Option<Instant>,
     /// All was prepared since the last wait: passes that follow at once need no second look at it.
     is_fresh: bool,
     is_over: bool,
@@ -201,6 +205,7 @@ impl Worker {
             fence: None,
             fetched: BTreeMap::new(),
             is_stale: true,
+            turn_at: None,
             is_fresh: false,
             is_over: false,
             is_deleted: false,
@@ -252,7 +257,10 @@ impl Worker {
             }
         };
         self.track_logs(&desired.pod, &observed);
-        self.resume_backoff(&desired.pod, &observed);
+        if !std::mem::replace(&mut self.has_looked, true) {
+            self.resume_backoff(&desired.pod, &observed);
+            self.adopt(&desired.pod, &observed);
+        }
         self.follow_probes(&desired, &observed);
         let facts = self.facts(&desired, &observed);
         let (stage, action) = step(self.stage, facts);
@@ -297,9 +305,6 @@ impl Worker {
 
     /// Back-off goes on where it was before a restart of the node agent: the restart counts tell.
     fn resume_backoff(&mut self, pod: &Pod, observed: &Observed) {
-        if std::mem::replace(&mut self.has_looked, true) {
-            return;
-        }
         let spec = pod.spec.iter();
         let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
         for container in containers {
@@ -395,7 +400,7 @@ impl Worker {
         let watches_objects = self.stage == Stage::Running;
         tokio::select! {
             changed = self.input.changed() => {
-                self.is_stale = true;
+                (self.is_stale, self.turn_at) = (true, None);
                 if changed.is_err() {
                     // The Pods' owner is gone: the node agent stops.
                     self.shared.shutdown.cancelled().await;

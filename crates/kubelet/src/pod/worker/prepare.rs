@@ -78,7 +78,7 @@ impl Worker {
         let mount = Box::pin(self.mount_remote(pod, &objects, &userns));
         abort.run_until_cancelled(mount).await.ok_or(Problem::Aborted)??;
         // From here on a change of the objects is a new one.
-        self.is_stale = false;
+        (self.is_stale, self.turn_at) = (false, None);
         let setup = Setup {
             shared: std::sync::Arc::clone(&self.shared),
             uid: self.uid.clone(),

@@ -103,14 +103,14 @@ impl Worker {
         Next::Wait(self.next_wake(pod, &plan.delayed))
     }
 
-    /// The earliest of all waits: delayed and held containers, a token to renew, a volume to publish again, the Pod's
-    /// deadline.
+    /// The earliest of all waits: delayed and held containers, a token to renew, a volume to publish again, the turn of a
+    /// Pod that was found running, the Pod's deadline.
     pub(super) fn next_wake(&self, pod: &Pod, delayed: &[Delayed]) -> Option<Timestamp> {
         let delayed = delayed.iter().map(|delayed| delayed.until);
         let times = delayed.chain(self.held.values().copied()).chain(self.tokens.next_renewal());
         let resize =
             self.sizes.error.as_ref().and_then(|_| self.shared.clock.now().saturating_add(RESIZE_RETRY).ok());
-        let times = times.chain(self.republish_at);
+        let times = times.chain(self.republish_at).chain(self.next_turn());
         times.chain(resize).chain(deadline(pod, self.status.start_time.as_ref().map(|time| time.0))).min()
     }
 
@@ -164,7 +164,7 @@ impl Worker {
     /// Volumes must be looked at again: an object, the spec or a token has changed, or it is time.
     fn must_refresh(&self, now: Timestamp) -> bool {
         let republish = self.republish_at.is_some_and(|due| due <= now);
-        self.is_stale || self.tokens.is_due(now) || republish
+        (self.is_stale && self.is_turn_due()) || self.tokens.is_due(now) || republish
     }
 }
 
