@@ -22,9 +22,10 @@ use crate::runtime::Cri;
 pub(crate) use attempt::{Attempt, Outcome, attempt_hook};
 use threshold::Tracker;
 
-/// All probes go on at common beats: the machine wakes up four times in a second for those of all Pods, and not for each.
-/// A probe's first attempt waits for none, and each later one for at most that long.
-const BEAT: Duration = Duration::from_millis(250);
+/// All probes go on at common beats: the machine wakes up twice in a second for those of all Pods, and not for each.
+/// A probe's first attempt waits for none, the second for at most that long; periods are whole seconds, so later ones wait
+/// for nothing more.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,7 +274,7 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(1);
         let first = next_beat(start);
         assert!(first >= start && first - start < BEAT);
-        for milliseconds in [1, 100, 249, 250, 251, 10_000] {
+        for milliseconds in [1, 100, 499, 500, 501, 10_000] {
             let time = start + Duration::from_millis(milliseconds);
             let beat = next_beat(time);
             assert!(beat >= time && beat - time < BEAT);
