@@ -1,12 +1,18 @@
 //! gRPC probes: one `Check` of the standard health service, grpc.health.v1.
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture as Task, Either, join, select};
 use http::header::{HeaderValue, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
+use tokio::io::BufWriter;
 use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::client::Grpc;
@@ -16,6 +22,9 @@ use tonic_prost::ProstCodec;
 
 /// What a connection lets the server send unasked, HTTP/2's own default: an answer is a few bytes.
 const WINDOW: u32 = 65_535;
+
+/// Bytes that are written at once: the greeting and a request have some 200.
+const WRITES: usize = 1024;
 
 /// The request of `grpc.health.v1.Health/Check`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -70,6 +79,34 @@ impl Service<http::Request<Body>> for Connection {
     }
 }
 
+/// What a connection wants to run beside its call: it runs in the probe's own task. No other thread is woken for it, and
+/// what it writes goes out with what the call writes.
+#[derive(Clone, Default)]
+struct Beside(Arc<Mutex<Vec<Task<'static, ()>>>>);
+
+impl<F> Executor<F> for Beside
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let task = Box::pin(async move { drop(task.await) });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+}
+
+impl Beside {
+    /// Runs what there is and what is added meanwhile, for as long as this is polled.
+    async fn run(self) -> Infallible {
+        let mut running = Vec::new();
+        std::future::poll_fn(|context| {
+            running.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            running.retain_mut(|task| task.poll_unpin(context).is_pending());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 /// Asks the server at `address` whether `service` is serving; the error is what to show of it.
 pub(super) async fn check(address: &str, service: &str) -> Result<(), String> {
     let shown = |error: &dyn std::fmt::Display| {
@@ -77,16 +114,18 @@ pub(super) async fn check(address: &str, service: &str) -> Result<(), String> {
     };
     let origin: Uri = format!("http://{address}").parse().map_err(|error| shown(&error))?;
     let stream = TcpStream::connect(address).await.map_err(|error| shown(&error))?;
-    let mut builder = Builder::new(TokioExecutor::new());
+    let beside = Beside::default();
+    let mut builder = Builder::new(beside.clone());
     builder.initial_connection_window_size(WINDOW).initial_stream_window_size(WINDOW);
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    // Written when the connection has no more to say for now: the greeting and the request are one segment.
+    let handshake = builder.handshake(TokioIo::new(BufWriter::with_capacity(WRITES, stream))).await;
     let (sender, driver) = handshake.map_err(|error| shown(&cause(&error)))?;
     let call = call(Grpc::with_origin(Connection(sender), origin), service);
-    let (mut call, mut driver) = (std::pin::pin!(call), std::pin::pin!(driver));
-    tokio::select! {
-        biased;
-        answer = &mut call => answer,
-        _ = &mut driver => call.await,
+    // In this order: the call hands over its request before the connection is asked what it has to write.
+    let (call, connection) = (std::pin::pin!(call), std::pin::pin!(join(driver, beside.run())));
+    match select(call, connection).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(((_, never), _)) => match never {},
     }
 }
 
