@@ -2,6 +2,7 @@
 //! the two transports that carry them (a Unix socket, and memory when both ends live in one process). It knows nothing
 //! of containers.
 
+mod deadline;
 mod transport;
 
 pub use transport::{

@@ -18,6 +18,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::Service;
 
+use crate::deadline::Deadlines;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 
@@ -188,7 +189,8 @@ pub fn routes(runtime: impl RuntimeService, image: impl ImageService) -> Routes 
     Routes::new(runtime).add_service(image)
 }
 
-/// Serves on every connection of `incoming` until `shutdown`, then lets calls in flight end.
+/// Serves on every connection of `incoming` until `shutdown`, then lets calls in flight end. A call whose client's deadline
+/// comes is answered with `DeadlineExceeded`.
 ///
 /// # Errors
 /// When the transport fails as a whole; a broken connection ends alone.
@@ -198,6 +200,6 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     C::ConnectInfo: Clone + Send + Sync + 'static,
 {
-    let server = Server::builder().add_routes(routes);
+    let server = Server::builder().layer(Deadlines).add_routes(routes);
     Ok(server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?)
 }

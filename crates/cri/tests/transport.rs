@@ -5,10 +5,16 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cri::Connection;
 use cri::v1::image_service_server::ImageService;
 use cri::v1::runtime_service_server::RuntimeService;
-use cri::v1::{AuthConfig, ListImagesRequest, VersionRequest, VersionResponse};
+use cri::v1::{
+    AuthConfig, ListImagesRequest, StatusRequest, StatusResponse, VersionRequest, VersionResponse,
+};
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -19,6 +25,10 @@ struct Echo;
 impl RuntimeService for Echo {
     async fn version(&self, request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse { version: request.into_inner().version, ..Default::default() }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        std::future::pending().await
     }
 }
 
@@ -80,4 +90,27 @@ async fn a_missing_socket_is_named_in_the_error() {
 fn credentials_are_never_in_debug_output() {
     let auth = AuthConfig { username: "u".into(), password: "hunter2".into(), ..Default::default() };
     assert!(!format!("{auth:?}").contains("hunter2"));
+}
+
+/// With no clock of its own, unlike a [`tonic::transport::Channel`].
+#[tokio::test]
+async fn a_call_whose_deadline_comes_is_told_as_that_and_not_as_cancelled() {
+    let (client, server) = tokio::net::UnixStream::pair().unwrap();
+    let shutdown = CancellationToken::new();
+    let incoming = tokio_stream::once(Ok(server)).chain(tokio_stream::pending());
+    tokio::spawn(cri::serve(cri::routes(Echo, Echo), incoming, shutdown.clone()));
+    let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut calls, connection) = builder.handshake(TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..20 {
+        let request = http::Request::post("http://localhost/runtime.v1.RuntimeService/Status");
+        let request = request.header("content-type", "application/grpc").header("te", "trailers");
+        // An empty message: not compressed, of no length.
+        let body = Full::new(Bytes::from_static(&[0; 5]));
+        let request = request.header("grpc-timeout", "5m").body(body).unwrap();
+        calls.ready().await.unwrap();
+        let answer = calls.send_request(request).await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "4", "{:?}", answer.headers());
+    }
+    shutdown.cancel();
 }
