@@ -14,10 +14,8 @@ use redb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::packed::unpack;
 use crate::table::{self, CEILING, CLEAN, CURRENT, FLOOR, FORMAT, FORMAT_VERSION, GAPS, LOG, META, REVISION};
-use crate::upgrade::upgrade;
-use crate::writer::{Command, Packed, Writer};
+use crate::writer::{Command, Writer};
 use crate::{
     BoxFuture, CommitError, Entry, FollowError, Listing, Revision, Row, Sink, Storage, StoreError, Write,
 };
@@ -73,8 +71,7 @@ impl Store {
     /// [`StoreError::InUse`] when another process has it open, else what the system said.
     pub fn open(path: &Path, options: &StoreOptions) -> Result<Arc<Store>, StoreError> {
         let database = open_database(path, options)?;
-        let opened = upgrade(&database).and_then(|()| prepare(&database));
-        let opened = opened.map_err(|source| open_error(path, source))?;
+        let opened = prepare(&database).map_err(|source| open_error(path, source))?;
         if opened.format != FORMAT_VERSION {
             return Err(StoreError::Format {
                 path: path.to_owned(),
@@ -143,7 +140,11 @@ impl Storage for Store {
                     continue;
                 }
                 let (revision, value) = value.value();
-                entries.push(Entry { key: Arc::from(key.value()), revision, value: unpack(value)? });
+                entries.push(Entry {
+                    key: Arc::from(key.value()),
+                    revision,
+                    value: bytes::Bytes::copy_from_slice(value),
+                });
             }
             Ok(Listing { revision, entries })
         })
@@ -155,7 +156,7 @@ impl Storage for Store {
             for row in transaction.open_table(CURRENT)?.iter()? {
                 let (key, value) = row?;
                 let (revision, value) = value.value();
-                let value = unpack(value)?;
+                let value = bytes::Bytes::copy_from_slice(value);
                 if !take(&Entry { key: Arc::from(key.value()), revision, value }) {
                     break;
                 }
@@ -184,7 +185,6 @@ impl Storage for Store {
     }
 
     fn commit(&self, write: Write) -> BoxFuture<'_, Result<Revision, CommitError>> {
-        let write = Packed::new(write);
         Box::pin(async move { self.ask(|answer| Command::Write { write, answer }).await? })
     }
 

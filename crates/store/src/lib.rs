@@ -7,11 +7,9 @@
 
 mod embedded;
 mod error;
-mod packed;
 mod restore;
 mod snapshot;
 mod table;
-mod upgrade;
 mod writer;
 
 use std::future::Future;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use redb::Database;
 
 use crate::embedded::open_database;
-use crate::packed::pack;
 use crate::snapshot::{SnapshotError, SnapshotInfo, read};
 use crate::table::{CEILING, CLEAN, CURRENT, FLOOR, FORMAT, FORMAT_VERSION, GAPS, LOG, META, REVISION};
 use crate::{Entry, Revision, Storage, Store, StoreError, StoreOptions};
@@ -161,7 +160,7 @@ fn fill(database: &Database, batch: &mut Vec<Entry>) -> Result<(), redb::Error> 
     {
         let mut current = transaction.open_table(CURRENT)?;
         for entry in batch.drain(..) {
-            current.insert(&*entry.key, (entry.revision, pack(&entry.value).as_slice()))?;
+            current.insert(&*entry.key, (entry.revision, entry.value.as_ref()))?;
         }
     }
     Ok(transaction.commit()?)

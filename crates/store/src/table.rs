@@ -9,12 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{AccessGuard, ReadableTable, TableDefinition};
 
-use crate::packed::{unpack, unpack_to};
 use crate::{After, Change, Entry, Revision, Row, Sink};
 
-/// key → (revision, value as [`crate::packed`] has it).
+/// key → (revision, value).
 pub(crate) const CURRENT: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("current");
-/// revision → (1 when the key was removed, key, revision replaced or 0, value replaced as it was in [`CURRENT`]).
+/// revision → (1 when the key was removed, key, revision replaced or 0, value replaced).
 pub(crate) const LOG: TableDefinition<'_, u64, LogRow> = TableDefinition::new("log");
 /// Revisions that may have been given out and lost in a crash: (first lost - 1) → (first sure one).
 pub(crate) const GAPS: TableDefinition<'_, u64, u64> = TableDefinition::new("gaps");
@@ -33,9 +32,7 @@ pub(crate) const FLOOR: &str = "floor";
 pub(crate) const CLEAN: &str = "clean";
 
 /// The version of the tables above.
-pub(crate) const FORMAT_VERSION: u64 = 2;
-/// The version before: values lay there as they are.
-pub(crate) const FORMAT_UNPACKED: u64 = 1;
+pub(crate) const FORMAT_VERSION: u64 = 1;
 
 /// Reads one number of [`META`]; absent reads as 0.
 pub(crate) fn number(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, redb::Error> {
@@ -47,9 +44,10 @@ pub(crate) fn entry(
     current: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
     key: &str,
 ) -> Result<Option<Entry>, redb::Error> {
-    let Some(row) = current.get(key)? else { return Ok(None) };
-    let (revision, value) = row.value();
-    Ok(Some(Entry { key: Arc::from(key), revision, value: unpack(value)? }))
+    Ok(current.get(key)?.map(|row| {
+        let (revision, value) = row.value();
+        Entry { key: Arc::from(key), revision, value: Bytes::copy_from_slice(value) }
+    }))
 }
 
 /// Rows are read until they have so many bytes, and then given on: what is made of them and stays shall not lie in memory
@@ -67,7 +65,7 @@ pub(crate) fn give<'a>(
         let (revision, value) = value.value();
         bytes.extend_from_slice(key.value().as_bytes());
         let key_end = bytes.len();
-        unpack_to(value, &mut bytes)?;
+        bytes.extend_from_slice(value);
         ends.push((key_end, bytes.len(), revision));
         if bytes.len() >= READ_AT_ONCE {
             if !give_some(&bytes, &ends, take) {
@@ -114,12 +112,10 @@ pub(crate) fn history(
             _ if deleted == 1 => After::Removed,
             None if sink.has(key, revision) => After::Known,
             None => value(entry(current, key)?.map(|entry| entry.value)),
-            Some(by) => value(log.get(by)?.map(|row| unpack(row.value().3)).transpose()?),
+            Some(by) => value(log.get(by)?.map(|row| Bytes::copy_from_slice(row.value().3))),
         };
-        let previous = match previous_revision {
-            0 => None,
-            revision => Some((revision, unpack(previous)?)),
-        };
+        let previous =
+            (previous_revision != 0).then(|| (previous_revision, Bytes::copy_from_slice(previous)));
         changes.push(Change { revision, key: Arc::from(key), after, previous });
         if changes.len() == TOLD_AT_ONCE {
             sink.take(&changes);

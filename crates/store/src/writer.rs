@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::embedded::Shared;
-use crate::packed::{pack, unpack};
 use crate::table::{self, CEILING, CLEAN, CURRENT, FLOOR, GAPS, LOG, LogRow, META, REVISION};
 use crate::{
     After, Change, CommitError, Durability, Entry, Expect, FollowError, Op, Revision, Sink, StoreError,
@@ -28,29 +27,13 @@ const COMPACT_ROWS: usize = 4096;
 
 /// What the thread is asked to do.
 pub(crate) enum Command {
-    Write { write: Packed, answer: oneshot::Sender<Result<Revision, CommitError>> },
+    Write { write: Write, answer: oneshot::Sender<Result<Revision, CommitError>> },
     Follow { after: Revision, sink: Box<dyn Sink>, answer: oneshot::Sender<Result<(), FollowError>> },
     Compact { revision: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
     Close { answer: oneshot::Sender<()> },
 }
 
-/// A write, and what the file shall have for its value: packed by whoever wants it, not by the one thread that writes.
-pub(crate) struct Packed {
-    write: Write,
-    stored: Vec<u8>,
-}
-
-impl Packed {
-    pub(crate) fn new(write: Write) -> Self {
-        let stored = match &write.op {
-            Op::Put(value) => pack(value),
-            Op::Delete => Vec::new(),
-        };
-        Self { write, stored }
-    }
-}
-
-type Waiting = (Packed, oneshot::Sender<Result<Revision, CommitError>>);
+type Waiting = (Write, oneshot::Sender<Result<Revision, CommitError>>);
 
 /// The thread's state.
 pub(crate) struct Writer {
@@ -202,7 +185,7 @@ impl Writer {
     #[expect(clippy::type_complexity, reason = "one use, and the names of the parts say it")]
     fn transact(
         &mut self,
-        writes: Vec<Packed>,
+        writes: Vec<Write>,
     ) -> Result<(Vec<Result<Revision, CommitError>>, Vec<Change>), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         let mut revision = self.revision;
@@ -213,7 +196,7 @@ impl Writer {
             let mut current = transaction.open_table(CURRENT)?;
             let mut log = transaction.open_table(LOG)?;
             for write in writes {
-                let durability = write.write.durability;
+                let durability = write.durability;
                 match apply(&mut current, &mut log, write, revision + 1)? {
                     Applied::Changed(change) => {
                         revision = change.revision;
@@ -373,26 +356,22 @@ enum Applied {
 fn apply(
     current: &mut Table<'_, &'static str, (u64, &'static [u8])>,
     log: &mut Table<'_, u64, LogRow>,
-    Packed { write, stored }: Packed,
+    write: Write,
     revision: Revision,
 ) -> Result<Applied, redb::Error> {
     let key = write.key.as_str();
-    // The log takes the value that is replaced as it lies there.
-    let before = current.get(key)?.map(|row| {
-        let (revision, value) = row.value();
-        (revision, value.to_vec())
-    });
+    let before = table::entry(current, key)?;
     let expected = match write.expect {
         Expect::Absent => before.is_none(),
-        Expect::Revision(revision) => before.as_ref().is_some_and(|(found, _)| *found == revision),
+        Expect::Revision(revision) => before.as_ref().is_some_and(|entry| entry.revision == revision),
         Expect::Any => true,
     };
     if !expected {
-        return Ok(Applied::Conflict(table::entry(current, key)?));
+        return Ok(Applied::Conflict(before));
     }
     let after = match write.op {
         Op::Put(value) => {
-            current.insert(key, (revision, stored.as_slice()))?;
+            current.insert(key, (revision, value.as_ref()))?;
             After::Value(value)
         }
         Op::Delete if before.is_none() => return Ok(Applied::Unchanged),
@@ -401,11 +380,9 @@ fn apply(
             After::Removed
         }
     };
-    let (replaced, value) = before.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value));
-    log.insert(revision, (u8::from(after == After::Removed), key, replaced, value))?;
-    let previous = match before {
-        Some((revision, value)) => Some((revision, unpack(&value)?)),
-        None => None,
-    };
+    let previous = before.map(|entry| (entry.revision, entry.value));
+    let (previous_revision, previous_value) =
+        previous.as_ref().map_or((0, &[][..]), |(revision, value)| (*revision, value.as_ref()));
+    log.insert(revision, (u8::from(after == After::Removed), key, previous_revision, previous_value))?;
     Ok(Applied::Changed(Change { revision, key: Arc::from(key), after, previous }))
 }
