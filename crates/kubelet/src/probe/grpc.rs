@@ -99,7 +99,14 @@ impl Beside {
     async fn run(self) -> Infallible {
         let mut running = Vec::new();
         std::future::poll_fn(|context| {
-            running.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            loop {
+                let mut added = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+                if added.is_empty() {
+                    break;
+                }
+                added.retain_mut(|task| task.poll_unpin(context).is_pending());
+                running.append(&mut added);
+            }
             running.retain_mut(|task| task.poll_unpin(context).is_pending());
             Poll::Pending
         })
