@@ -173,10 +173,13 @@ impl Pod {
         self.dir.path().join("run")
     }
 
-    /// A detached overlay of the image with an upper directory for this container.
+    /// A detached overlay of the image with an upper directory for this container, in the place of the one before.
     pub fn rootfs(&self, id: &str) -> OwnedFd {
         let (upper, work) =
             (self.dir.path().join(format!("{id}-upper")), self.dir.path().join(format!("{id}-work")));
+        if work.exists() {
+            fs::remove_dir_all(&work).unwrap();
+        }
         for directory in [&upper, &work] {
             fs::create_dir_all(directory).unwrap();
             std::os::unix::fs::chown(directory, Some(self.base), Some(self.base)).unwrap();

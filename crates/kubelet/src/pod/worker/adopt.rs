@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use super::Worker;
 use crate::pod::observed::Observed;
 
+/// Before the first turn: those that lack a container have the beginning for themselves.
+const FIRST: Duration = Duration::from_secs(1);
 /// From one Pod's turn to the next: 250 Pods take ten seconds.
 const STEP: Duration = Duration::from_millis(40);
 
@@ -19,10 +21,11 @@ const STEP: Duration = Duration::from_millis(40);
 pub(crate) struct Turns(Mutex<Option<Instant>>);
 
 impl Turns {
-    /// The next turn: at once, or a step after the one given last.
+    /// The next turn: after the beginning, and a step after the one given last.
     fn take(&self, now: Instant) -> Instant {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = last.map_or(now, |last| now.max(last + STEP));
+        let first = now + FIRST;
+        let turn = last.map_or(first, |last| first.max(last + STEP));
         *last = Some(turn);
         turn
     }
@@ -55,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_comes_at_once_or_a_step_after_the_one_before() {
+    fn a_turn_comes_after_the_beginning_and_a_step_after_the_one_before() {
         let (turns, begin) = (Turns::default(), Instant::now());
-        assert_eq!([begin; 3].map(|now| turns.take(now) - begin), [Duration::ZERO, STEP, STEP * 2]);
+        assert_eq!([begin; 3].map(|now| turns.take(now) - begin), [FIRST, FIRST + STEP, FIRST + STEP * 2]);
         let later = begin + Duration::from_mins(1);
-        assert_eq!(turns.take(later), later);
+        assert_eq!(turns.take(later), later + FIRST);
     }
 }
