@@ -402,6 +402,11 @@ impl RuntimeService for Script {
     ) -> Answer<v1::CreateContainerResponse> {
         let request = request.into_inner();
         let mut books = self.note("create_container")?;
+        // As the runtimes: what saw the sandbox just before it was lost gets no container in it.
+        let sandbox = books.sandboxes.get(&request.pod_sandbox_id);
+        if sandbox.is_some_and(|sandbox| !sandbox.is_ready) {
+            return Err(Status::failed_precondition("the sandbox is not ready"));
+        }
         books.next += 1;
         let id = format!("container-{:04}", books.next);
         let container = Container {

@@ -6,6 +6,7 @@ mod server;
 mod watchers;
 mod writers;
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -57,29 +58,36 @@ fn size(what: &str, server: &Server, bound: &str) {
 /// size another one whose text has nothing to compress.
 fn pod(name: &str) -> Value {
     let mut pod = crate::pods::pod(name, false);
-    pod["metadata"]["labels"] = json!({"app": "bench", "tier": "none"});
     let setting = |number| {
         let value = digits(&format!("{name} {number}"), 32);
         json!({"name": format!("SETTING_{number}"), "value": value})
     };
-    pod["spec"]["containers"][0]["env"] = (0..SETTINGS).map(setting).collect();
+    put(&mut pod, "/metadata", "labels", json!({"app": "bench", "tier": "none"}));
+    put(&mut pod, "/spec/containers/0", "env", (0..SETTINGS).map(setting).collect());
     let applied = pod.to_string();
-    pod["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": applied});
+    put(
+        &mut pod,
+        "/metadata",
+        "annotations",
+        json!({"kubectl.kubernetes.io/last-applied-configuration": applied}),
+    );
     let missing = POD_SIZE.saturating_sub(pod.to_string().len());
-    pod["metadata"]["annotations"]["bench/pad"] = digits(name, missing).into();
+    put(&mut pod, "/metadata/annotations", "bench/pad", digits(name, missing).into());
     pod
+}
+
+/// Sets a field of the object at `place`.
+fn put(pod: &mut Value, place: &str, field: &str, value: Value) {
+    let object = pod.pointer_mut(place).and_then(Value::as_object_mut).expect("a Pod has it");
+    object.insert(field.to_owned(), value);
 }
 
 /// So many hexadecimal digits, others for each seed.
 fn digits(seed: &str, count: usize) -> String {
+    let blocks = (0..=count / 64).flat_map(|block| Sha256::digest(format!("{seed} {block}")));
     let mut digits = String::new();
-    for block in 0.. {
-        if digits.len() >= count {
-            break;
-        }
-        for byte in Sha256::digest(format!("{seed} {block}")) {
-            digits.push_str(&format!("{byte:02x}"));
-        }
+    for byte in blocks {
+        write!(digits, "{byte:02x}").expect("a string takes all");
     }
     digits.truncate(count);
     digits
