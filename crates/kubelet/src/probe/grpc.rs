@@ -97,18 +97,17 @@ where
 impl Beside {
     /// Runs what there is and what is added meanwhile, for as long as this is polled.
     async fn run(self) -> Infallible {
-        let mut running = Vec::new();
+        let mut running: Vec<Task<'static, ()>> = Vec::new();
         std::future::poll_fn(|context| {
+            running.retain_mut(|task| task.poll_unpin(context).is_pending());
             loop {
                 let mut added = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
                 if added.is_empty() {
-                    break;
+                    return Poll::Pending;
                 }
                 added.retain_mut(|task| task.poll_unpin(context).is_pending());
                 running.append(&mut added);
             }
-            running.retain_mut(|task| task.poll_unpin(context).is_pending());
-            Poll::Pending
         })
         .await
     }
